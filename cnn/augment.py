@@ -1,0 +1,79 @@
+"""Putting augmentations together: one after the other, over a batch, and the settings that have a name.
+
+An augmentation never sees a label, and never changes a shape. It runs on the device, inside the compiled training step,
+so every epoch sees new variants and none is ever stored.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+
+from cnn.appearance import random_blur, random_brightness_and_contrast, random_stain
+from cnn.errors import UserError
+from cnn.geometry import random_affine, random_flip_horizontal, random_flip_vertical
+
+Augmentation = Callable[[jax.Array, jax.Array], jax.Array]  # (key, image) -> image
+
+
+def compose(*augmentations: Augmentation) -> Augmentation:
+    """One augmentation that applies all, the first first; number i gets `fold_in(key, i)`.
+
+    >>> import jax.numpy as jnp
+    >>> flip = partial(random_flip_horizontal, probability=1.0)
+    >>> compose(flip, flip)(jax.random.key(0), jnp.array([[[1.0], [2.0]]])).ravel().tolist()
+    [1.0, 2.0]
+    """
+
+    def composed(key: jax.Array, image: jax.Array) -> jax.Array:
+        for i, augmentation in enumerate(augmentations):
+            image = augmentation(jax.random.fold_in(key, i), image)
+        return image
+
+    return composed
+
+
+def batched(augmentation: Augmentation) -> Augmentation:
+    """The same for a batch, (batch, height, width, channels): every image gets a key, and so a variant, of its own."""
+
+    def over_batch(key: jax.Array, images: jax.Array) -> jax.Array:
+        return jax.vmap(augmentation)(jax.random.split(key, len(images)), images)
+
+    return over_batch
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "none": compose(),
+    # What the pipeline of 2017 drew: Keras' `ImageDataGenerator(rotation_range=50, width_shift_range=0.1,
+    # height_shift_range=0.1, shear_range=0.2, horizontal_flip=True, vertical_flip=True, fill_mode="constant")`; its
+    # shear of 0.2 was in radians, and its sampling nearest-neighbour. The corners of a turned image are black.
+    "seed": compose(
+        partial(
+            random_affine,
+            max_degrees=50.0,
+            max_shift=0.1,
+            max_shear=math.degrees(0.2),
+            sampling="nearest",
+            fill="constant",
+        ),
+        random_flip_horizontal,
+        random_flip_vertical,
+    ),
+    # Tissue has no up or down, so any angle is as likely; mirrored edges add no black corners that a network could
+    # take for tissue; stain and focus differ from laboratory to laboratory.
+    "default": compose(
+        partial(random_affine, max_degrees=180.0, max_shift=0.05, max_zoom=1.1, sampling="bilinear", fill="reflect"),
+        random_flip_horizontal,
+        partial(random_blur, max_sigma=0.6),
+        partial(random_stain, max_scale=0.15, max_offset=0.02),
+        partial(random_brightness_and_contrast, max_brightness=0.05, max_contrast=0.1),
+    ),
+}
+
+
+def named(name: str) -> Augmentation:
+    """The augmentation of that name; UserError lists the names there are."""
+    if name not in AUGMENTATIONS:
+        raise UserError(f'augmentation: got "{name}", wants one of {", ".join(AUGMENTATIONS)}')
+    return AUGMENTATIONS[name]

@@ -1,0 +1,25 @@
+"""The errors that a user can cause: each is one sentence that says where, what is wrong, and what to do.
+
+An experiment that is started from a terminal prints the sentence and exits with status 2 (see `command_line.py`).
+Anything else that is raised is a defect of this project, and keeps its traceback.
+"""
+
+
+class UserError(Exception):
+    """Something the user gave cannot be used; the message is a sentence made for reading."""
+
+
+class ShapeError(UserError, ValueError):
+    """An array does not have the shape that a layer needs: names the layer, what it got and what it wants."""
+
+    def __init__(self, layer: str, got: object, want: str):
+        super().__init__(f"{layer}: got {got}, wants {want}")
+        self.got_and_want = got, want
+
+
+class ImageError(UserError):
+    """A file cannot be used as an image: names the file, the reason and the remedy."""
+
+    def __init__(self, path: object, reason: str, remedy: str):
+        super().__init__(f"{path}: {reason}; {remedy}")
+        self.path, self.reason, self.remedy = str(path), reason, remedy

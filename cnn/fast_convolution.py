@@ -1,0 +1,105 @@
+"""The convolution that the layers call: XLA's primitive, with a backward pass of our own that is two convolutions more.
+
+The gradient by loops (`convolution.convolve_loops_gradient`) scatters each upstream value over a patch. Seen from the
+receiving end it is a gather, and both gathers are convolutions themselves:
+
+    d_images = upstream, spread `stride` apart and padded,  convolved with  the kernel, flipped, in and out exchanged
+    d_kernel = images, padded,                              convolved with  upstream, spread `stride` apart
+
+In the second, batch and channels trade places: the sum runs over the batch, and the "pixels" of its small result are
+the kernel's. Each is written as a plain NHWC / HWIO convolution of operands that are laid out beforehand, and the
+`optimization_barrier` keeps XLA from folding the layout back into the convolution: XLA on a CPU has a fast routine for
+the plain form only, and inside `lax.scan` it no longer rewrites others into it (jax issue 12868; a step of the seed's
+network inside a scan: 20 s with jax's own gradient).
+"""
+
+from functools import partial
+
+import jax
+from jax import lax
+
+from cnn.convolution import geometry
+from cnn.windows import Padding, Sides
+
+_PLAIN = ("NHWC", "HWIO", "NHWC")
+
+
+def convolve(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = "VALID") -> jax.Array:
+    """Convolves images with a kernel; differentiable in both (reverse mode).
+
+    out[n, y, x, o] = sum over i, j, c of padded[n, y * stride + i, x * stride + j, c] * kernel[i, j, c, o]
+
+    Args:
+        images: (batch, height, width, in_channels), floating point.
+        kernel: (kernel_height, kernel_width, in_channels, out_channels), of the same dtype.
+        stride: pixels from place to place, one int or (vertical, horizontal).
+        padding: "VALID", "SAME", an int, or ((top, bottom), (left, right)); padded pixels are 0.
+    Returns:
+        (batch, out_height, out_width, out_channels), out = floor((size + padding - kernel) / stride) + 1.
+    Raises:
+        ShapeError: if the shapes do not fit together (see `convolution.geometry`).
+
+    >>> import jax.numpy as jnp
+    >>> row = jnp.array([1.0, 2.0, 4.0, 8.0]).reshape(1, 1, 4, 1)
+    >>> difference = jnp.array([-1.0, 1.0]).reshape(1, 2, 1, 1)
+    >>> convolve(row, difference).ravel().tolist()  # 2 - 1, 4 - 2, 8 - 4
+    [1.0, 2.0, 4.0]
+    """
+    stride, sides, _ = geometry(images.shape, kernel.shape, stride, padding)
+    return _convolve(images, kernel, stride, sides)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(images: jax.Array, kernel: jax.Array, stride: tuple[int, int], sides: Sides) -> jax.Array:
+    return lax.conv_general_dilated(images, kernel, stride, sides, dimension_numbers=_PLAIN)
+
+
+def _forward(images, kernel, stride, sides):
+    return _convolve(images, kernel, stride, sides), (images, kernel)
+
+
+def _backward(stride, sides, saved, upstream):
+    images, kernel = saved
+    return (
+        image_gradient(images.shape, kernel, upstream, stride, sides),
+        kernel_gradient(images, kernel.shape, upstream, stride, sides),
+    )
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def image_gradient(image_shape, kernel: jax.Array, upstream: jax.Array, stride, sides: Sides) -> jax.Array:
+    """d_images, (batch, height, width, in): the upstream gradient convolved with the flipped, exchanged kernel.
+
+    Pixel u of the padded image lies under kernel[i] at place y where y * stride + i = u. So going back, offset i looks
+    i *behind* u (the flip), only every stride-th pixel is a place (the spreading), and the first place that sees
+    pixel 0 lies kernel - 1 - top before it (the padding).
+    """
+    kernel_size, size, out = kernel.shape[:2], image_shape[1:3], upstream.shape[1:3]
+    padding = [
+        (w - 1 - low, n + low - 1 - (places - 1) * s)
+        for w, n, (low, _), places, s in zip(kernel_size, size, sides, out, stride)
+    ]
+    exchanged = lax.optimization_barrier(kernel[::-1, ::-1].transpose(0, 1, 3, 2))  # (height, width, out, in)
+    return lax.conv_general_dilated(upstream, exchanged, (1, 1), padding, lhs_dilation=stride, dimension_numbers=_PLAIN)
+
+
+def kernel_gradient(images: jax.Array, kernel_shape, upstream: jax.Array, stride, sides: Sides) -> jax.Array:
+    """d_kernel, (kernel_height, kernel_width, in, out): the images convolved with the upstream gradient.
+
+    d_kernel[i, j, c, o] = sum over n, y, x of padded[n, y * stride + i, x * stride + j, c] * upstream[n, y, x, o]: a
+    convolution whose batch is c, whose channels are n and whose window is as large as the output.
+    """
+    size, out = images.shape[1:3], upstream.shape[1:3]
+    padding = [  # at the far end just enough for kernel_size places: pixels that no window reached are left out
+        (low, w + (places - 1) * s - n - low)
+        for w, n, (low, _), places, s in zip(kernel_shape[:2], size, sides, out, stride)
+    ]
+    by_channel, window = lax.optimization_barrier(
+        (images.transpose(3, 1, 2, 0), upstream.transpose(1, 2, 0, 3))  # (in, height, width, batch), (y, x, batch, out)
+    )
+    gradient = lax.conv_general_dilated(
+        by_channel, window, (1, 1), padding, rhs_dilation=stride, dimension_numbers=_PLAIN
+    )
+    return gradient.transpose(1, 2, 0, 3)  # from (in, kernel_height, kernel_width, out)

@@ -1,0 +1,198 @@
+"""Layers: each is a Flax NNX module that holds its parameters and calls one pure function.
+
+    layer = Convolution(3, 32, kernel_size=3, key=jax.random.key(0))
+    features = layer(images)
+
+Every layer is called alike, `layer(inputs, key=None)`. A key means training: dropout is random, and uses it. Without
+a key the network is being used: nothing is random. So no layer has a mode that somebody can forget to switch.
+
+Kernels start random, because equal kernels would get equal gradients and stay equal; biases start at 0. How large the
+kernels start decides whether signals fade or explode from layer to layer:
+
+    glorot_uniform  within +-sqrt(6 / (fan_in + fan_out)): the default of Keras, so of the network of 2017
+                    (Glorot and Bengio, AISTATS 2010, equation 16)
+    he_normal       variance 2 / fan_in: makes up for the half of the signal that a ReLU removes
+                    (He, Zhang, Ren and Sun, ICCV 2015, equation 10)
+
+fan_in is the number of inputs that one output sees: kernel_height * kernel_width * in_channels for a convolution.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnn import dense as pure
+from cnn import pooling
+from cnn.errors import ShapeError
+from cnn.fast_convolution import convolve
+from cnn.windows import Padding, pair
+
+glorot_uniform = jax.nn.initializers.glorot_uniform()
+he_normal = jax.nn.initializers.he_normal()
+
+
+def _sizes(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, int) or size < 1:
+            raise ShapeError("layer", f"{name} = {size}", "an int of at least 1")
+
+
+class Convolution(nnx.Module):
+    """A bank of `out_channels` kernels slides over the image; see `fast_convolution.convolve` for the formula.
+
+    (batch, height, width, in_channels) -> (batch, out_height, out_width, out_channels).
+    Parameters: kernel (kernel_height, kernel_width, in_channels, out_channels) and bias (out_channels,), float32:
+    kernel_height * kernel_width * in_channels * out_channels + out_channels numbers, however large the image is.
+
+    >>> layer = Convolution(3, 32, kernel_size=3, key=jax.random.key(0))
+    >>> layer(jnp.ones((1, 120, 160, 3))).shape
+    (1, 118, 158, 32)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int] = 3,
+        *,
+        stride: int | tuple[int, int] = 1,
+        padding: Padding = "VALID",
+        bias: bool = True,
+        initializer: jax.nn.initializers.Initializer = glorot_uniform,
+        key: jax.Array,
+    ):
+        _sizes(in_channels=in_channels, out_channels=out_channels)
+        self.window = pair(kernel_size, "kernel size of a convolution")
+        self.stride = pair(stride, "stride of a convolution")
+        self.padding = padding
+        self.kernel = nnx.Param(initializer(key, (*self.window, in_channels, out_channels), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(out_channels)) if bias else None
+
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        outputs = convolve(inputs, self.kernel[...], self.stride, self.padding)
+        return outputs if self.bias is None else outputs + self.bias[...]
+
+    def __str__(self) -> str:
+        return f"convolution {self.window[0]} x {self.window[1]} x {self.kernel.shape[3]}"
+
+
+class _Pool(nnx.Module):
+    def __init__(
+        self,
+        window: int | tuple[int, int] = 2,
+        *,
+        stride: int | tuple[int, int] | None = None,
+        padding: Padding = "VALID",
+        ceil: bool = False,
+    ):
+        self.window = pair(window, "window of a pool")
+        self.stride = self.window if stride is None else pair(stride, "stride of a pool")
+        self.padding, self.ceil = padding, ceil
+
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        return self.function(inputs, self.window, self.stride, self.padding, self.ceil)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.window[0]} x {self.window[1]}"
+
+
+class MaxPool(_Pool):
+    """The largest pixel of each window; see `pooling.max_pool`. No parameters."""
+
+    name, function = "max pool", staticmethod(pooling.max_pool)
+
+
+class AveragePool(_Pool):
+    """The mean of each window; see `pooling.average_pool`. No parameters."""
+
+    name, function = "average pool", staticmethod(pooling.average_pool)
+
+
+class GlobalAveragePool(nnx.Module):
+    """The mean over the whole image: (batch, height, width, channels) -> (batch, channels). No parameters."""
+
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        return pooling.global_average_pool(inputs)
+
+    def __str__(self) -> str:
+        return "global average pool"
+
+
+class Dense(nnx.Module):
+    """outputs = inputs @ kernel + bias; see `dense.dense`. (batch, in_features) -> (batch, out_features).
+
+    Parameters: kernel (in_features, out_features) and bias (out_features,), float32.
+
+    >>> Dense(31968, 64, key=jax.random.key(0)).kernel.shape
+    (31968, 64)
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        initializer: jax.nn.initializers.Initializer = glorot_uniform,
+        key: jax.Array,
+    ):
+        _sizes(in_features=in_features, out_features=out_features)
+        self.kernel = nnx.Param(initializer(key, (in_features, out_features), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
+
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        return pure.dense(inputs, self.kernel[...], None if self.bias is None else self.bias[...])
+
+    def __str__(self) -> str:
+        return f"dense {self.kernel.shape[1]}"
+
+
+class ReLU(nnx.Module):
+    """max(inputs, 0), any shape; see `dense.relu`. No parameters."""
+
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        return pure.relu(inputs)
+
+    def __str__(self) -> str:
+        return "ReLU"
+
+
+class Flatten(nnx.Module):
+    """(batch, height, width, channels) -> (batch, height * width * channels); see `dense.flatten`. No parameters."""
+
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        return pure.flatten(inputs)
+
+    def __str__(self) -> str:
+        return "flatten"
+
+
+class Dropout(nnx.Module):
+    """Drops a share `rate` of its inputs in training (a key is given), none otherwise; see `dense.dropout`."""
+
+    def __init__(self, rate: float):
+        pure.check_rate(rate)
+        self.rate = rate
+
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        return inputs if key is None else pure.dropout(key, inputs, self.rate)
+
+    def __str__(self) -> str:
+        return f"dropout {self.rate:g}"
+
+
+class Network(nnx.Module):
+    """Layers, one after the other. Given a key, layer number i gets `fold_in(key, i)`: each its own randomness.
+
+    >>> network = Network([Flatten(), Dense(12, 1, key=jax.random.key(0))])
+    >>> network(jnp.ones((5, 2, 2, 3))).shape
+    (5, 1)
+    """
+
+    def __init__(self, layers: list[nnx.Module]):
+        self.layers = nnx.List(layers)
+
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        for i, layer in enumerate(self.layers):
+            inputs = layer(inputs, key=None if key is None else jax.random.fold_in(key, i))
+        return inputs

@@ -1,0 +1,65 @@
+"""The loss: how wrong the logits are, as one number an image, and what the logits mean as probabilities.
+
+A network ends in logits z: any real numbers. For two classes one logit is enough, with P(class 1) = sigmoid(z). For
+more there is one logit a class, and P(class i) = softmax(z)[i].
+"""
+
+import jax
+import jax.numpy as jnp
+
+from cnn.errors import ShapeError
+
+
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """-log of the probability that one logit gives to the true one of two classes.
+
+    With p = sigmoid(z):  -y log p - (1 - y) log(1 - p)  =  max(z, 0) - y z + log(1 + exp(-|z|)).
+    The form on the right never takes the log of 0 and never overflows. Its gradient is sigmoid(z) - y.
+
+    Args:
+        logits: (batch, 1), floating point.
+        labels: (batch,), 0 or 1.
+    Returns:
+        (batch,), in nats, 0 or more.
+
+    >>> binary_cross_entropy(jnp.array([[0.0], [1000.0]]), jnp.array([1, 0])).tolist()  # log 2, and 1000
+    [0.6931471824645996, 1000.0]
+    """
+    if logits.ndim != 2 or logits.shape[1] != 1:
+        raise ShapeError("binary cross-entropy", f"logits of shape {logits.shape}", "(batch, 1)")
+    z = logits[:, 0]
+    # max(z, 0) and |z| take the same branch at z = 0, so that the gradient there is sigmoid(0) - y = 1/2 - y.
+    return jnp.where(z >= 0, z, 0) - z * labels + jnp.log1p(jnp.exp(jnp.where(z >= 0, -z, z)))
+
+
+def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """-log of the probability that the softmax of the logits gives to the true class.
+
+    log sum_j exp(z_j) - z_label, with the largest logit taken out of the sum, so that exp never overflows. Its gradient
+    is softmax(z) - onehot(label).
+
+    Args:
+        logits: (batch, classes), floating point.
+        labels: (batch,) int, from 0 to classes - 1.
+    Returns:
+        (batch,), in nats, 0 or more.
+    """
+    if logits.ndim != 2 or logits.shape[1] < 2:
+        raise ShapeError("softmax cross-entropy", f"logits of shape {logits.shape}", "(batch, classes), 2 or more")
+    # Any constant gives the same result, so no gradient needs to flow through the maximum.
+    shifted = logits - jax.lax.stop_gradient(logits.max(axis=1, keepdims=True))
+    true = jnp.take_along_axis(shifted, labels[:, None], axis=1)[:, 0]
+    return jnp.log(jnp.exp(shifted).sum(axis=1)) - true
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Binary for one logit, softmax for more: (batch, 1 or classes), (batch,) int -> (batch,) in nats."""
+    return (binary_cross_entropy if logits.shape[-1] == 1 else softmax_cross_entropy)(logits, labels)
+
+
+def probabilities(logits: jax.Array) -> jax.Array:
+    """Logits, (batch, 1 or classes), to one probability a class, (batch, classes); each row sums to 1."""
+    if logits.shape[-1] == 1:
+        logits = jnp.concatenate([jnp.zeros_like(logits), logits], axis=-1)  # sigmoid(z) = softmax([0, z])[1]
+    exponentials = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponentials / exponentials.sum(axis=-1, keepdims=True)

@@ -1,0 +1,136 @@
+"""Networks, each a plain list of layers, and a table that shows what becomes of an image on its way through one."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnn.errors import ShapeError, UserError
+from cnn.layers import (
+    AveragePool,
+    Convolution,
+    Dense,
+    Dropout,
+    Flatten,
+    MaxPool,
+    Network,
+    ReLU,
+    he_normal,
+)
+from cnn.windows import receptive_fields
+
+
+class Row(NamedTuple):
+    """One line of the table: a layer, what comes out of it, its parameters, and how far one output sees (pixels)."""
+
+    layer: str
+    shape: tuple[int, ...]  # without the batch
+    parameters: int
+    receptive_field: int | None  # the square's side; None once the image is flat
+
+
+def outputs_for(classes: int) -> int:
+    """How many logits a network needs: one for two classes, else one a class."""
+    if classes < 2:
+        raise UserError(f"a network needs at least 2 classes to tell apart, got {classes}")
+    return 1 if classes == 2 else classes
+
+
+def table(network: Network, image_shape: tuple[int, int, int]) -> list[Row]:
+    """What each layer makes of one image of (height, width, channels), without computing it.
+
+    Raises:
+        ShapeError: if a layer cannot take what the one before gives; the message names the layer's place.
+    """
+    shape, rows, windows = (1, *image_shape), [], []
+    for number, layer in enumerate(network.layers, start=1):
+        try:
+            shape = jax.eval_shape(layer, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
+        except ShapeError as error:
+            size = " x ".join(map(str, image_shape))
+            raise ShapeError(f"layer {number}, {layer}, of a network for {size} images", *error.got_and_want) from error
+        count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
+        if hasattr(layer, "window"):
+            windows.append((max(layer.window), max(layer.stride)))
+        field = receptive_fields(windows)[-1] if windows and len(shape) == 4 else None
+        rows.append(Row(str(layer), shape[1:], count, field))
+    return rows
+
+
+def _finish(layers: list[nnx.Module], image_shape, hidden: int, dropout: float, classes: int, keys, initializer):
+    """Appends flatten, a hidden dense layer, dropout and the logits; the flattened size comes from the table."""
+    features = math.prod(table(Network(layers), image_shape)[-1].shape)
+    logits = outputs_for(classes)
+    return Network(
+        [
+            *layers,
+            Flatten(),
+            Dense(features, hidden, initializer=initializer, key=keys[-2]),
+            ReLU(),
+            Dropout(dropout),
+            Dense(hidden, logits, key=keys[-1]),
+        ]
+    )
+
+
+def seed(image_shape: tuple[int, int, int], classes: int, *, dropout: float = 0.7, key: jax.Array) -> Network:
+    """The network of 2017: three 3 x 3 convolutions of 32 channels, two max-pools, a dense layer of 64.
+
+    2,065,473 parameters for 120 x 160 x 3 images and two classes; 99 % of them in the first dense layer.
+
+    Args:
+        image_shape: (height, width, channels); images hold values from 0 to 1.
+        classes: 2 gives one logit, more give one each.
+        dropout: share of the 64 features dropped in training.
+        key: for the initial kernels (Glorot uniform, as Keras).
+    """
+    keys = jax.random.split(key, 5)
+    layers = [
+        Convolution(image_shape[2], 32, key=keys[0]),
+        ReLU(),
+        MaxPool(2),
+        Convolution(32, 32, key=keys[1]),
+        ReLU(),
+        Convolution(32, 32, key=keys[2]),
+        ReLU(),
+        MaxPool(2),
+    ]
+    return _finish(layers, image_shape, 64, dropout, classes, keys, jax.nn.initializers.glorot_uniform())
+
+
+def wbc(image_shape: tuple[int, int, int], classes: int, *, dropout: float = 0.7, key: jax.Array) -> Network:
+    """The network that the one of 2017 was adapted from (white blood cells): a pool after every convolution.
+
+    987,233 parameters for 120 x 160 x 3 images and two classes: one pool more, and half as many parameters.
+    Source: dhruvp/wbc-classification on GitHub. Arguments as for `seed`.
+    """
+    keys = jax.random.split(key, 5)
+    layers, channels = [], image_shape[2]
+    for number, out_channels in enumerate((32, 32, 64)):
+        layers += [Convolution(channels, out_channels, key=keys[number]), ReLU(), MaxPool(2)]
+        channels = out_channels
+    return _finish(layers, image_shape, 64, dropout, classes, keys, jax.nn.initializers.glorot_uniform())
+
+
+def spanhol(image_shape: tuple[int, int, int], classes: int, *, dropout: float = 0.0, key: jax.Array) -> Network:
+    """The network of Spanhol, Oliveira, Petitjean and Heutte (IJCNN 2016) for patches of breast tissue (BreaKHis).
+
+    5 x 5 convolutions, overlapping 3 x 3 pools in Caffe's ceil mode. 64 x 64 x 3 patches have sides 64, 32, 16, 8.
+    With two classes it has 341,601 parameters here and 341,666 in the paper, which gives each class a logit of its own.
+    Arguments as for `seed`.
+    """
+    keys = jax.random.split(key, 5)
+    layers, channels = [], image_shape[2]
+    for number, (out_channels, pool) in enumerate([(32, MaxPool), (32, AveragePool), (64, AveragePool)]):
+        convolution = Convolution(
+            channels, out_channels, kernel_size=5, padding=2, initializer=he_normal, key=keys[number]
+        )
+        layers += [convolution, ReLU(), pool(3, stride=2, ceil=True)]
+        channels = out_channels
+    return _finish(layers, image_shape, 64, dropout, classes, keys, he_normal)
+
+
+MODELS: dict[str, Callable[..., Network]] = {"seed": seed, "wbc": wbc, "spanhol": spanhol}

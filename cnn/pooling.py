@@ -1,0 +1,100 @@
+"""Pooling: one number a window, the largest or the mean. It shrinks the image, and has no parameters.
+
+Both are written as a sum (or maximum) over the offsets inside a window: for each offset, one strided slice holds that
+pixel of every window at once. A 2 x 2 pool is thus four slices, which XLA fuses into one pass.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn.errors import ShapeError
+from cnn.windows import Padding, Sides, pair, places, resolve_padding
+
+
+def _slices(padded: jax.Array, window: tuple[int, int], stride: tuple[int, int], out: tuple[int, int]):
+    """Yields, for each offset in the window in reading order, that pixel of every window: (batch, *out, channels)."""
+    (sy, sx), (out_height, out_width) = stride, out
+    for i in range(window[0]):
+        for j in range(window[1]):
+            yield padded[:, i : i + (out_height - 1) * sy + 1 : sy, j : j + (out_width - 1) * sx + 1 : sx]
+
+
+def _geometry(name: str, shape, window, stride, padding: Padding, ceil: bool):
+    """Window, stride (the window unless given), padding with overhang, and the output's (height, width)."""
+    if len(shape) != 4:
+        raise ShapeError(name, f"images of shape {shape}", "(batch, height, width, channels)")
+    window = pair(window, f"window of {name}")
+    stride = window if stride is None else pair(stride, f"stride of {name}")
+    sides = resolve_padding(padding, shape[1:3], window, stride)
+    if any(p >= w for w, side in zip(window, sides) for p in side):
+        raise ShapeError(
+            name, f"padding {sides}", f"less padding than its window {window}, which else would see no pixel"
+        )
+    out = tuple(places(n, w, s, p, ceil) for n, w, s, p in zip(shape[1:3], window, stride, sides))
+    if min(out) < 1:
+        raise ShapeError(
+            name,
+            f"images of shape {shape} with padding {sides}",
+            f"a padded image at least as large as its {window[0]} x {window[1]} window",
+        )
+    overhang = (  # what ceil mode's last window needs beyond the far edge, 0 without it
+        max((count - 1) * s + w - (n + low + high), 0)
+        for count, s, w, n, (low, high) in zip(out, stride, window, shape[1:3], sides)
+    )
+    return window, stride, tuple((low, high + extra) for (low, high), extra in zip(sides, overhang)), out
+
+
+def _pad(images: jax.Array, sides: Sides, value: float) -> jax.Array:
+    return jnp.pad(images, ((0, 0), *sides, (0, 0)), constant_values=value) if np.any(sides) else images
+
+
+def max_pool(images: jax.Array, window=2, stride=None, padding: Padding = "VALID", ceil: bool = False) -> jax.Array:
+    """The largest pixel of each window, channel by channel.
+
+    Its gradient goes to the largest pixel alone; of equal ones, to the first in reading order. NaN wins over every
+    number, so that it is not hidden. Padded pixels are minus infinity: they never win.
+
+    Args:
+        images: (batch, height, width, channels), floating point.
+        window: pixels, one int or (height, width).
+        stride: pixels from window to window; the window's own size unless given.
+        padding: "VALID", "SAME", an int, or ((top, bottom), (left, right)); less than the window.
+        ceil: whether a last window may hang over the far edge (see `windows.places`).
+    Returns:
+        (batch, out_height, out_width, channels).
+    Raises:
+        ShapeError: for images that are not 4-D, a window larger than the padded image, or too much padding.
+
+    >>> max_pool(jnp.array([[1.0, 5.0, 2.0, 0.0], [3.0, 4.0, 8.0, 7.0]]).reshape(1, 2, 4, 1)).ravel().tolist()
+    [5.0, 8.0]
+    """
+    window, stride, sides, out = _geometry("max pool", images.shape, window, stride, padding, ceil)
+    largest = None
+    for pixel in _slices(_pad(images, sides, -jnp.inf), window, stride, out):
+        # `where` rather than `maximum`: on a tie its gradient goes to one side, wholly. `largest != largest` is NaN.
+        largest = pixel if largest is None else jnp.where((largest >= pixel) | (largest != largest), largest, pixel)
+    return largest
+
+
+def average_pool(images: jax.Array, window=2, stride=None, padding: Padding = "VALID", ceil: bool = False) -> jax.Array:
+    """The mean of each window, channel by channel, over those of its pixels that lie on the image.
+
+    Its gradient is shared equally: each of the window's k pixels gets upstream / k. Arguments, result and errors are
+    those of `max_pool`. Padding is not counted (as in TensorFlow, and as Caffe's ceil mode treats the far edge).
+
+    >>> average_pool(jnp.array([[1.0, 5.0, 2.0, 0.0], [3.0, 4.0, 8.0, 7.0]]).reshape(1, 2, 4, 1)).ravel().tolist()
+    [3.25, 4.25]
+    """
+    window, stride, sides, out = _geometry("average pool", images.shape, window, stride, padding, ceil)
+    total = sum(_slices(_pad(images, sides, 0.0), window, stride, out))
+    on_image = np.pad(np.ones((1, *images.shape[1:3], 1), np.float32), ((0, 0), *sides, (0, 0)))
+    counts = sum(_slices(on_image, window, stride, out))
+    return total / counts.astype(images.dtype)
+
+
+def global_average_pool(images: jax.Array) -> jax.Array:
+    """The mean over the whole image: (batch, height, width, channels) -> (batch, channels)."""
+    if images.ndim != 4:
+        raise ShapeError("global average pool", f"images of shape {images.shape}", "(batch, height, width, channels)")
+    return images.mean(axis=(1, 2))
