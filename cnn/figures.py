@@ -1,0 +1,107 @@
+"""Numbers and images to PNGs. The only file that knows matplotlib.
+
+Each function draws one figure and writes it to `path`. Colours are Okabe and Ito's, for colour-blind readers too.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cnn.training import Epoch
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    # Without the library's version in the file the same figure gives the same bytes.
+    figure.savefig(path, dpi=130, metadata={"Software": None})
+    return path
+
+
+def curves(path: Path, history: list[Epoch], best: int) -> Path:
+    """Loss and accuracy against the epoch, in training and validation; a line marks the epoch that is kept."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    epochs = [epoch.number for epoch in history]
+    for axes, name, unit in (
+        (loss_axes, "loss", "cross-entropy (nats an image)"),
+        (accuracy_axes, "accuracy", "accuracy (%)"),
+    ):
+        scale = 100 if name == "accuracy" else 1
+        marker = "o" if len(history) < 40 else None
+        training = [getattr(epoch, name) * scale for epoch in history]
+        validation = [getattr(epoch, f"validation_{name}") * scale for epoch in history]
+        axes.plot(epochs, training, color=BLUE, marker=marker, markersize=4, label="training (augmented, with dropout)")
+        axes.plot(epochs, validation, color=ORANGE, marker=marker, markersize=4, label="validation")
+        axes.axvline(best, color=GREY, linestyle=":", label=f"weights kept: epoch {best}")
+        axes.set(xlabel="epoch", ylabel=unit, title=name.capitalize())
+        axes.grid(alpha=0.3)
+    loss_axes.set_ylim(bottom=0)
+    accuracy_axes.set_ylim(0, 102)
+    loss_axes.legend(fontsize=8)
+    return _save(figure, path)
+
+
+def _percent(rate: dict) -> str:
+    if rate["value"] is None:
+        return f"{rate['k']}/{rate['n']}"
+    return f"{rate['k']}/{rate['n']} = {rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
+
+
+def confusion(path: Path, splits: dict[str, dict]) -> Path:
+    """A confusion matrix for each split, as `evaluation.judge` gives it, with accuracy, sensitivity and specificity."""
+    figure = Figure(figsize=(4.2 * len(splits), 4.6), layout="constrained")
+    for axes, (name, judged) in zip(np.atleast_1d(figure.subplots(1, len(splits))), splits.items()):
+        matrix = np.array(judged["confusion_matrix"])
+        shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for row, column in np.ndindex(matrix.shape):
+            dark = shares[row, column] > 0.5
+            text = f"{matrix[row, column]}\n{shares[row, column]:.0%}"
+            axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black", fontsize=12)
+        ticks = range(len(judged["classes"]))
+        axes.set_xticks(ticks, judged["classes"])
+        axes.set_yticks(ticks, judged["classes"], rotation=90, va="center")
+        axes.set(ylabel="true class")
+        lines = [f"{key} {_percent(judged[key])}" for key in ("accuracy", "sensitivity", "specificity")]
+        axes.set_xlabel("predicted class\n\n" + "\n".join(lines), fontsize=8.5)
+        axes.set_title(f"{name.capitalize()}: {judged['n']} images")
+    figure.suptitle(f"Confusion matrices (positive: {judged['positive']}; 95 % Wilson intervals)", fontsize=11)
+    return _save(figure, path)
+
+
+def gallery(path: Path, images: np.ndarray, captions: list[str], title: str, columns: int = 6) -> Path:
+    """Images in rows, (number, height, width, 3) uint8 or float from 0 to 1, each with a caption below it."""
+    columns = min(columns, max(len(images), 1))
+    rows = max(-(-len(images) // columns), 1)
+    height, width = images.shape[1:3]
+    lines = max((caption.count("\n") + 1 for caption in captions), default=0)
+    cell = 2.1
+    size = max(columns * cell, 5.0), rows * (cell * height / width + 0.17 * lines + 0.1) + 0.6
+    figure = Figure(figsize=size, layout="constrained")
+    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.axis("off")
+        if place < len(images):
+            axes.imshow(images[place])
+            axes.text(0.5, -0.03, captions[place], ha="center", va="top", fontsize=7, transform=axes.transAxes)
+    figure.suptitle(title, fontsize=11)
+    return _save(figure, path)
+
+
+def scores(path: Path, positive: np.ndarray, probability: np.ndarray, name: str, title: str) -> Path:
+    """Every image as a dot at the probability it got for the positive class, the true classes in two rows."""
+    figure = Figure(figsize=(7, 2.8), layout="constrained")
+    axes = figure.subplots()
+    spread = np.random.default_rng(0).uniform(
+        -0.25, 0.25, len(probability)
+    )  # so that equal dots do not hide each other
+    for row, (chosen, label, colour) in enumerate(((~positive, f"not {name}", BLUE), (positive, name, ORANGE))):
+        axes.scatter(probability[chosen], row + spread[chosen], s=18, color=colour, alpha=0.7, label=label)
+    axes.axvline(0.5, color=GREY, linestyle=":")
+    axes.set_yticks([0, 1], [f"not {name}", name])
+    axes.set(
+        xlim=(-0.02, 1.02), ylim=(-0.6, 1.6), xlabel=f"probability of {name} according to the network", title=title
+    )
+    axes.grid(alpha=0.3, axis="x")
+    return _save(figure, path)

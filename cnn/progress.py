@@ -1,0 +1,88 @@
+"""What a terminal shows while a network trains: a bar with the time left, and a line for every finished epoch."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from cnn.models import Row
+from cnn.training import EarlyStopping, Epoch, Sums, train
+
+
+@contextmanager
+def bar(console: Console, what: str, total: int) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, nothing elsewhere; yields `advance(done, total, note)`, which may be called often."""
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=total, note="")
+
+        def advance(done: int, total: int, note: str = "") -> None:
+            progress.update(task, completed=done, total=total, note=note)
+
+        yield advance
+
+
+def network_table(rows: Iterable[Row], title: str) -> Table:
+    """The table of a network's layers, shapes, parameters and receptive fields, for a terminal."""
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.add_column("layer")
+    for column in ("output shape", "parameters", "sees (pixels)"):
+        table.add_column(column, justify="right")
+    total = 0
+    for row in rows:
+        shape = " x ".join(map(str, row.shape))
+        sees = "all" if row.receptive_field is None else f"{row.receptive_field} x {row.receptive_field}"
+        table.add_row(row.layer, shape, f"{row.parameters:,}", sees)
+        total += row.parameters
+    table.add_section()
+    table.add_row("total", "", f"{total:,}", "")
+    return table
+
+
+def fit(console: Console, network, training, validation, *, epochs: int, patience: int | None, **settings):
+    """Trains with `training.train`, shows it, and stops when `patience` epochs have brought no lower validation loss.
+
+    Returns:
+        the list of all epochs (without their parameters), and the one to keep, with its parameters: the one with the
+        lowest validation loss, or the last if `patience` is None.
+    """
+    stopping, history, epoch = EarlyStopping(patience or epochs), [], None
+    images = settings.get("per_epoch") or len(training[0])
+    shown_at = 0.0
+    with bar(console, "training", epochs) as advance:
+
+        def on_step(done: int, total: int, sums: Sums) -> None:
+            nonlocal shown_at
+            if time.perf_counter() - shown_at < 0.25:  # reading a loss waits for its step: not every time
+                return
+            loss, accuracy = float(sums.loss) / sums.images, float(sums.correct) / sums.images
+            speed = f"{images / history[-1].seconds:,.0f} images/s" if history else ""
+            advance(done, total, f"loss {loss:.3f}  accuracy {accuracy:.2f}  {speed}")
+            shown_at = time.perf_counter()
+
+        for epoch in train(network, training, validation, epochs=epochs, on_step=on_step, **settings):
+            finished = stopping.finished(epoch)
+            history.append(epoch._replace(parameters=None))
+            console.print(epoch_line(epoch, epochs, images, epoch is stopping.best), highlight=False, soft_wrap=True)
+            if finished and patience is not None:
+                console.print(f"stopped: no lower validation loss for {patience} epochs", highlight=False)
+                break
+    return history, epoch if patience is None else stopping.best
+
+
+def epoch_line(epoch: Epoch, epochs: int, images: int, best: bool) -> str:
+    """One epoch in words and figures; a star marks the lowest validation loss so far."""
+    return (
+        f"epoch {epoch.number:>3}/{epochs}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.3f}; validation "
+        f"{epoch.validation_loss:.3f}, {epoch.validation_accuracy:.3f} {'*' if best else ' '} {epoch.seconds:5.1f} s, "
+        f"{images / epoch.seconds:,.0f} images/s"
+    )

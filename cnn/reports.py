@@ -1,0 +1,126 @@
+"""A trained network and its images -> the files that every run leaves, and the table that it prints."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from cnn import evaluation, figures
+from cnn.layers import Network
+from cnn.loss import probabilities
+from cnn.runs import write_csv, write_json
+from cnn.slides import Slides
+from cnn.training import Epoch, make_predictor
+from cnn.weights import save_weights
+
+RATES = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
+
+
+def predict(network: Network, parameters: nnx.State, images: np.ndarray, batch: int = 32) -> np.ndarray:
+    """The probability of each class, (number, classes), for images (number, height, width, 3) uint8."""
+    logits = make_predictor(nnx.graphdef(network), batch)(parameters, images)
+    return np.asarray(probabilities(jnp.asarray(logits)))
+
+
+def write_report(
+    folder: Path,
+    network: Network,
+    history: list[Epoch],
+    best: Epoch,
+    slides: Slides,
+    parts: dict[str, np.ndarray],
+    *,
+    positive: str | None = None,
+    batch: int = 32,
+    per_epoch: int,
+) -> dict:
+    """Judges the best epoch's weights on every split, and writes metrics, history, predictions, weights and pictures.
+
+    Args:
+        folder: the run's, which exists.
+        history, best: as `progress.fit` returns them.
+        parts: indices into `slides` by split: "training", "validation", "test".
+        positive: the class that counts as positive; see `evaluation.positive_class`.
+        per_epoch: images drawn an epoch, for the speed.
+    Returns:
+        what metrics.json holds.
+    """
+    index = evaluation.positive_class(slides.classes, positive)
+    predicted = predict(network, best.parameters, slides.images, batch)
+    splits = {
+        name: evaluation.judge(slides.labels[chosen], predicted[chosen], slides.classes, index)
+        for name, chosen in parts.items()
+    }
+    seconds = sum(epoch.seconds for epoch in history)
+    content = {
+        "splits": splits,
+        "best_epoch": best.number,
+        "epochs": len(history),
+        "seconds": round(seconds, 3),
+        "images_per_second": round(per_epoch * len(history) / seconds, 1),
+    }
+    write_json(folder / "metrics.json", content)
+    columns = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
+    write_csv(folder / "history.csv", columns, [(*epoch[:5], round(epoch.seconds, 3)) for epoch in history])
+    write_predictions(folder / "predictions.csv", slides, parts, predicted, index)
+    save_weights(folder / "weights.npz", best.parameters)
+    figures.curves(folder / "curves.png", history, best.number)
+    figures.confusion(folder / "confusion.png", splits)
+    test = parts["test"]
+    name = slides.classes[index]
+    title = f"{len(test)} test images, their true class and what the network says"
+    figures.scores(folder / "scores.png", slides.labels[test] == index, predicted[test, index], name, title)
+    draw_mistakes(folder / "mistakes.png", slides, test, predicted)
+    return content
+
+
+def write_predictions(path: Path, slides: Slides, parts: dict, predicted: np.ndarray, positive: int) -> Path:
+    """One row an image: name, group, true label, probability of the positive class, split."""
+    rows = [
+        (slides.names[i], slides.groups[i], slides.classes[slides.labels[i]], f"{predicted[i, positive]:.9g}", split)
+        for split, chosen in parts.items()
+        for i in chosen
+    ]
+    return write_csv(path, ("name", "group", "label", "probability", "split"), rows)
+
+
+def draw_mistakes(path: Path, slides: Slides, chosen: np.ndarray, predicted: np.ndarray, most: int = 24) -> Path:
+    """A gallery of the images that confounded the network, the surest mistake first."""
+    wrong = chosen[evaluation.mistakes(slides.labels[chosen], predicted[chosen])]
+    captions = [
+        f"{Path(slides.names[i]).stem}\ntruly {slides.classes[slides.labels[i]]}\n"
+        f"said {slides.classes[predicted[i].argmax()]}: {predicted[i].max():.0%}"
+        for i in wrong[:most]
+    ]
+    shown = "" if len(wrong) <= most else f", the {most} surest"
+    title = f"{len(wrong)} of {len(chosen)} test images confounded the network{shown}"
+    return figures.gallery(path, slides.images[wrong[:most]], captions, title)
+
+
+def judgement_table(splits: dict[str, dict]) -> Table:
+    """Every rate of every split with its k/n and 95 % interval, for a terminal."""
+    positive = next(iter(splits.values()))["positive"]
+    table = Table(title=f"positive class: {positive}; 95 % intervals in brackets", title_justify="left")
+    table.add_column("")
+    for name, judged in splits.items():
+        table.add_column(f"{name} ({judged['n']})", justify="right")
+
+    def cell(figure: dict) -> str:
+        if figure["value"] is None:
+            return "-"
+        counts = f"{figure['k']}/{figure['n']} = " if "k" in figure else ""
+        return f"{counts}{figure['value']:.3f}\n\\[{figure['low']:.3f}, {figure['high']:.3f}]"
+
+    for rate in (*RATES, "auc"):
+        label = rate.upper() if rate in ("ppv", "npv", "auc") else rate
+        table.add_row(label, *(cell(judged[rate]) for judged in splits.values()))
+    return table
+
+
+def print_files(console: Console, folder: Path) -> None:
+    """The path of each file in a run's folder, one a line."""
+    for path in sorted(folder.iterdir()):
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)

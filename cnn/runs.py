@@ -1,0 +1,92 @@
+"""One run, one folder: what was asked for, what came out, and enough about the machine to do it again."""
+
+import csv
+import dataclasses
+import datetime
+import json
+import os
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+from cnn.errors import UserError
+
+
+def create_folder(name: str, out: Path | None) -> Path:
+    """Makes the folder of a run, `runs/NAME-DATE-TIME` unless `out` is given; never one that exists.
+
+    Raises:
+        UserError: if it exists already or cannot be made.
+    """
+    folder = out or Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        raise UserError(f"--out: {folder} exists already, and a run never overwrites another; name a new one") from None
+    except OSError as error:
+        raise UserError(f"--out: {folder} cannot be made ({error.strerror}); name another") from None
+    return folder
+
+
+def git_commit() -> str | None:
+    """The commit that this code was checked out from, with "+changes" if it was changed since; None outside git."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(
+            ["git", "-C", here, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def environment(device: str) -> dict:
+    """What a figure depends on besides the settings: device, versions, processors, commit."""
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "tifffile")
+    return {
+        "device": device,
+        "processors": os.cpu_count(),
+        "versions": {name: version(name) for name in packages},
+        "commit": git_commit(),
+    }
+
+
+def write_json(path: Path, content: object) -> Path:
+    """Writes a JSON file, two spaces deep; dataclasses and paths are written as what they hold."""
+
+    def plain(value: object) -> object:
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            return dataclasses.asdict(value)
+        if isinstance(value, Path):
+            return str(value)
+        raise TypeError(f"{type(value).__name__} has no JSON form here")
+
+    path.write_text(json.dumps(content, indent=2, default=plain, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
+def read_config(folder: Path) -> dict:
+    """The config.json of a finished run.
+
+    Raises:
+        UserError: if the folder holds none, or a damaged one.
+    """
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"{folder}: holds no config.json; give the folder that a finished run wrote") from None
+    except ValueError:
+        raise UserError(f"{path}: is damaged; give the folder that a finished run wrote") from None
+
+
+def write_csv(path: Path, columns: tuple[str, ...], rows: list[tuple]) -> Path:
+    """Writes a table, a row of names first."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
+    return path

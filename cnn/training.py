@@ -1,0 +1,226 @@
+"""Training: one Adam step, compiled once, and the loop as a generator of finished epochs.
+
+A step is four lines of mathematics: draw variants of a batch, compute the loss, differentiate it by every parameter,
+move every parameter a little against its gradient. Everything else here is about doing that with one compilation and
+without copying: the images stay on the device, a step is given only the indices of its batch, and the state that it
+replaces is donated, so that the new parameters are written where the old ones were.
+
+The loop knows no folders, checkpoints or pictures. It yields after every epoch, and the caller decides what to save,
+when to stop and what to draw.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from cnn.augment import Augmentation, batched
+from cnn.errors import UserError
+from cnn.layers import Network
+from cnn.loss import cross_entropy, probabilities
+
+
+class State(NamedTuple):
+    """All that a step replaces: the network's parameters and what Adam remembers of their gradients."""
+
+    parameters: nnx.State
+    optimizer: optax.OptState
+
+
+class Sums(NamedTuple):
+    """What a step reports, summed over its images, as arrays that are still being computed: ask late, not often."""
+
+    loss: jax.Array  # () nats
+    correct: jax.Array  # ()
+    images: int
+
+
+class Epoch(NamedTuple):
+    """A finished epoch. The training figures are means over the epoch, with augmentation and dropout on."""
+
+    number: int  # from 1
+    loss: float
+    accuracy: float
+    validation_loss: float
+    validation_accuracy: float
+    seconds: float
+    parameters: nnx.State  # a copy that later steps leave alone
+
+
+def make_optimizer(
+    steps: int, *, learning_rate: float = 1e-3, schedule: str = "constant", weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+    """Adam (Kingma and Ba, ICLR 2015), with a learning rate that may change and weights that may decay.
+
+    Args:
+        steps: of the whole run: where a schedule ends.
+        learning_rate: the largest.
+        schedule: "constant"; "cosine" falls to 0 along half a cosine; "one-cycle" rises for 30 % of the steps first.
+        weight_decay: how much of itself a kernel loses a step, times the learning rate (AdamW: Loshchilov and Hutter,
+            ICLR 2019); 0 is plain Adam. Biases do not decay: they do not make a network more sensitive to its input.
+    Raises:
+        UserError: for an unknown schedule.
+    """
+    schedules = {
+        "constant": lambda: learning_rate,
+        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, steps),
+        "one-cycle": lambda: optax.cosine_onecycle_schedule(steps, learning_rate),
+    }
+    if schedule not in schedules:
+        raise UserError(f'schedule: got "{schedule}", wants one of {", ".join(schedules)}')
+    decayed = partial(jax.tree.map, lambda leaf: leaf.ndim > 1)  # kernels have 2 or 4 axes, biases 1
+    return optax.adamw(schedules[schedule](), weight_decay=weight_decay, mask=decayed)
+
+
+def as_light(images: jax.Array) -> jax.Array:
+    """uint8 from 0 to 255 -> float32 from 0 to 1, which is what augmentations and networks work on."""
+    return images.astype(jnp.float32) / 255
+
+
+def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, augmentation: Augmentation) -> Callable:
+    """Compiles one training step: (state, key, images, labels, indices, weights) -> (state, Sums).
+
+    images (number, height, width, 3) uint8 and labels (number,) int32 are the whole training set, on the device;
+    indices (batch,) int32 says which make up the batch; weights (batch,) is 1, or 0 for a place that only fills up the
+    last batch. Padding and weights keep the batch's shape, and so the compilation, the same. `state` is donated: it
+    must not be used again.
+    """
+
+    def loss_of(parameters: nnx.State, key: jax.Array, images: jax.Array, labels: jax.Array, weights: jax.Array):
+        logits = nnx.merge(graph, parameters)(images, key=key)
+        losses = cross_entropy(logits, labels)
+        correct = probabilities(logits).argmax(axis=1) == labels
+        return (losses * weights).sum() / weights.sum(), ((losses * weights).sum(), (correct * weights).sum())
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: State, key, images, labels, indices, weights):
+        augment_key, dropout_key = jax.random.split(key)
+        batch = batched(augmentation)(augment_key, as_light(images[indices]))
+        gradients, (loss, correct) = jax.grad(loss_of, has_aux=True)(
+            state.parameters, dropout_key, batch, labels[indices], weights
+        )
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
+        return State(optax.apply_updates(state.parameters, updates), optimizer_state), (loss, correct)
+
+    return step
+
+
+def epoch_batches(number: int, batch: int, per_epoch: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which images make up which batch of an epoch: indices (steps, batch) int32, and weights (steps, batch) 0 or 1.
+
+    The images are shuffled, and shuffled again as often as it takes to fill `per_epoch` places: each image is drawn
+    equally often, give or take one. The order depends on (seed, epoch) alone, so that a run can be taken up anywhere.
+    """
+    rng = np.random.Generator(np.random.PCG64([seed, epoch]))
+    rounds = -(-per_epoch // number)
+    order = np.concatenate([rng.permutation(number) for _ in range(rounds)])[:per_epoch]
+    steps = -(-per_epoch // batch)
+    indices = np.zeros(steps * batch, np.int32)
+    indices[:per_epoch] = order
+    weights = np.arange(steps * batch) < per_epoch
+    return indices.reshape(steps, batch), weights.astype(np.float32).reshape(steps, batch)
+
+
+def make_predictor(graph: nnx.GraphDef, batch: int) -> Callable[[nnx.State, np.ndarray], np.ndarray]:
+    """Compiles the network's use: (parameters, images (number, height, width, 3) uint8) -> logits (number, outputs).
+
+    Images go through in batches of one size, the last filled up with zeros and cut off again: one compilation.
+    """
+
+    @jax.jit
+    def logits_of(parameters: nnx.State, images: jax.Array) -> jax.Array:
+        return nnx.merge(graph, parameters)(as_light(images))
+
+    def predict(parameters: nnx.State, images: np.ndarray) -> np.ndarray:
+        logits = []
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch]
+            filled = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
+            logits.append(np.asarray(logits_of(parameters, filled))[: len(part)])
+        return np.concatenate(logits)
+
+    predict.compiled = logits_of
+    return predict
+
+
+def train(
+    network: Network,
+    training: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    *,
+    epochs: int,
+    batch: int,
+    per_epoch: int | None = None,
+    optimizer: optax.GradientTransformation,
+    augmentation: Augmentation,
+    seed: int,
+    on_step: Callable[[int, int, Sums], None] = lambda step, steps, sums: None,
+) -> Iterator[Epoch]:
+    """Trains a network and yields after every epoch; the network itself is left as it is.
+
+    Args:
+        training, validation: images (number, height, width, 3) uint8, and labels (number,) int32.
+        epochs: how many at most: stop early by not asking for the next.
+        batch: images a step.
+        per_epoch: images drawn an epoch, each augmented anew; the number of training images unless given.
+        seed: decides the shuffling, the augmentation and the dropout; initial weights are the network's own.
+        on_step: called after each step with its number from 1, the number of steps of the run, and its sums.
+    """
+    images, labels = training
+    per_epoch = per_epoch or len(images)
+    graph, parameters = nnx.split(network, nnx.Param)
+    parameters = jax.tree.map(jnp.copy, parameters)  # the network keeps its own: the first step donates these
+    state = State(parameters, optimizer.init(parameters))
+    step, predict = make_step(graph, optimizer, augmentation), make_predictor(graph, batch)
+    run_key = jax.random.key(seed)
+    on_device, labels_on_device = jnp.asarray(images), jnp.asarray(labels)
+    done = 0
+    for number in range(1, epochs + 1):
+        started = time.perf_counter()
+        sums = []
+        indices, weights = epoch_batches(len(images), batch, per_epoch, seed, number)
+        for chosen, weight in zip(indices, weights):
+            key = jax.random.fold_in(run_key, done)
+            state, (loss, correct) = step(state, key, on_device, labels_on_device, chosen, weight)
+            done += 1
+            sums.append(Sums(loss, correct, int(weight.sum())))
+            on_step(done, epochs * len(indices), sums[-1])
+        loss = sum(float(s.loss) for s in sums) / per_epoch
+        accuracy = sum(float(s.correct) for s in sums) / per_epoch
+        if not np.isfinite(loss):
+            raise UserError(f"training: the loss became {loss} in epoch {number}; try a smaller --learning-rate")
+        validation_loss, validation_accuracy = judge_logits(predict(state.parameters, validation[0]), validation[1])
+        yield Epoch(
+            number,
+            loss,
+            accuracy,
+            validation_loss,
+            validation_accuracy,
+            time.perf_counter() - started,
+            jax.tree.map(jnp.copy, state.parameters),
+        )
+
+
+def judge_logits(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """The mean loss in nats and the accuracy of logits (number, outputs) against labels (number,)."""
+    loss = float(cross_entropy(jnp.asarray(logits), jnp.asarray(labels)).mean())
+    return loss, float((np.asarray(probabilities(jnp.asarray(logits))).argmax(axis=1) == labels).mean())
+
+
+class EarlyStopping:
+    """Keeps the epoch with the lowest validation loss, and says when `patience` epochs have brought nothing better."""
+
+    def __init__(self, patience: int):
+        self.patience, self.best = patience, None
+
+    def finished(self, epoch: Epoch) -> bool:
+        """Takes an epoch into account; True if it is time to stop."""
+        if self.best is None or epoch.validation_loss < self.best.validation_loss:
+            self.best = epoch
+        return epoch.number - self.best.number >= self.patience

@@ -1,0 +1,71 @@
+"""Classify new images with a trained network.
+
+    python -m experiments.predict RUN IMAGE...      RUN is the folder that a training wrote
+
+It prints one line an image. With --out it also writes them to a folder, as predictions.csv and as a picture.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnn import command_line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(command_line.Common):
+    """Classify images with the network of a finished run. No medical device: the README says what it can know."""
+
+    run: command_line.Positional[Path]
+    """Folder that a training wrote."""
+    images: command_line.Positional[tuple[Path, ...]]
+    """Images (TIFF, JPEG, PNG), or folders of them."""
+    batch: int = 32
+    """Images a step."""
+
+    def __post_init__(self):
+        command_line.at_least(1, batch=self.batch, images=len(self.images))
+
+
+if __name__ == "__main__":
+    SETTINGS = command_line.parse(Settings)  # before the slow imports
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from cnn import figures, models, reports, runs, slides, weights
+
+
+def main(settings: Settings) -> list[tuple[str, str, float]]:
+    """Runs the job and returns (name, predicted class, probability of the positive class) for each image."""
+    config = runs.read_config(settings.run)
+    device = command_line.choose_device(settings.device)
+    print(command_line.first_line("predict", device, f"{len(settings.images)} paths; network of {settings.run}"))
+    described, positive = config["network"], config["positive"]
+    size, classes = tuple(described["image_size"]), tuple(described["classes"])
+    network = models.MODELS[described["model"]]((*size, 3), len(classes), key=jax.random.key(0))
+    parameters = weights.load_weights(settings.run / "weights.npz", network)
+    images, names = slides.read_unlabelled(settings.images, size=size, **config["reading"])
+    probabilities = reports.predict(network, parameters, images, settings.batch)
+
+    index = classes.index(positive)
+    rows = [(name, classes[p.argmax()], float(p[index])) for name, p in zip(names, probabilities)]
+    table = Table("image", "class", f"probability of {positive}")
+    for name, predicted, probability in rows:
+        table.add_row(name, predicted, f"{probability:.3f}")
+    console = Console()
+    console.print(table)
+    if settings.out:
+        folder = runs.create_folder("predict", settings.out)
+        runs.write_csv(folder / "predictions.csv", ("name", "class", "probability"), rows)
+        captions = [
+            f"{Path(name).name}\n{predicted}: {p.max():.0%}" for (name, predicted, _), p in zip(rows, probabilities)
+        ]
+        figures.gallery(folder / "predictions.png", images, captions, f"{len(images)} images and what the network says")
+        reports.print_files(console, folder)
+    return rows
+
+
+if __name__ == "__main__":
+    with command_line.one_sentence():
+        main(SETTINGS)

@@ -1,0 +1,203 @@
+# %% [markdown]
+"""What did the pipeline of 2017 do, and why can its 87.7 % not be believed?
+
+    python -m experiments.reproduce_blog --data FOLDER        the 58 UCSB slides
+
+It enlarges 58 images to about 5,040 by drawing turned, shifted and slanted copies of each, and *then* splits them at
+random into training, validation and test. So every test image has dozens of siblings in training: copies of the same
+slide. The network is asked about slides it knows. Step by step, as it was done:
+
+    read and squash to 240 x 320 -> 2,500 copies a class -> JPEG and back -> 120 x 160 -> random split -> 30 epochs
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnn import command_line
+
+
+# %%
+@dataclass(frozen=True, kw_only=True)
+class Settings(command_line.Common):
+    """Repeat the experiment of 2017, leak and all, and say what is wrong with the figure that it reports."""
+
+    data: Path
+    """Folder with the UCSB slides, or with a sub-folder of images for each class."""
+    draws: int = 2500
+    """Augmented copies drawn for each class."""
+    epochs: int = 30
+    """Epochs; the last one's weights are judged, as in 2017."""
+    batch: int = 32
+    """Images a step."""
+    dropout: float = 0.7
+    """Share of the 64 hidden features dropped in training."""
+    drawing_size: tuple[int, int] = (240, 320)
+    """Height and width at which copies are drawn."""
+    image_size: tuple[int, int] = (120, 160)
+    """Height and width that the network sees."""
+
+    def __post_init__(self):
+        command_line.at_least(1, draws=self.draws, epochs=self.epochs, batch=self.batch)
+        command_line.at_least(1, image_size=min(self.image_size), drawing_size=min(self.drawing_size))
+        command_line.at_least(0, seed=self.seed, dropout=self.dropout)
+        command_line.at_most(0.99, dropout=self.dropout)
+
+
+if __name__ == "__main__":
+    SETTINGS = command_line.parse(Settings)  # before the slow imports
+
+# %%
+import jax
+import numpy as np
+from rich.console import Console
+from sklearn.model_selection import train_test_split
+
+from cnn import augment, evaluation, figures, images, models, progress, reports, runs, slides, training
+from cnn.slides import Slides
+
+# %% [markdown]
+# Steps 2 and 3: copies are drawn with Keras' settings of 2017, saved as JPEGs, read back and shrunk. A file was named
+# after its source and a random number below 10,000. Where a name came up twice, the later copy overwrote the earlier
+# one; so it is here, with a dictionary for the disk.
+
+
+# %%
+def multiply(originals: Slides, settings: Settings, console: Console) -> tuple[Slides, int]:
+    """All copies and the originals as one data set, each grouped by its source; and how many copies were lost."""
+    key = jax.random.key(settings.seed)
+    rng = np.random.Generator(np.random.PCG64(settings.seed))
+    draw = jax.jit(augment.batched(augment.named("seed")))
+    disk: dict[str, tuple[np.ndarray, int]] = {}  # name -> image, source
+    total = settings.draws * len(originals.classes)
+    with progress.bar(console, "drawing copies", total) as advance:
+        for label in range(len(originals.classes)):
+            members = np.flatnonzero(originals.labels == label)
+            rounds = -(-settings.draws // len(members))
+            order = np.concatenate([rng.permutation(members) for _ in range(rounds)])[: settings.draws]
+            for start in range(0, settings.draws, settings.batch):
+                sources = order[start : start + settings.batch]
+                filled = np.resize(sources, settings.batch)  # batches of one size: one compilation
+                batch_key = jax.random.fold_in(jax.random.fold_in(key, label), start)
+                copies = np.asarray(draw(batch_key, originals.images[filled] / np.float32(255)))
+                for source, copy in zip(sources, np.round(copies * 255).astype(np.uint8)):
+                    name = f"{originals.names[source]}/{rng.integers(10_000)}"
+                    read_back = images.decode_image(images.encode_jpeg(copy), name)
+                    disk[name] = images.resize(read_back, settings.image_size), source
+                advance(label * settings.draws + start + len(sources), total)
+    lost = total - len(disk)
+    for source, image in enumerate(originals.images):
+        disk[originals.names[source]] = images.resize(image, settings.image_size), source
+    sources = np.array([source for _, source in disk.values()])
+    copies = Slides(
+        images=np.stack([image for image, _ in disk.values()]),
+        labels=originals.labels[sources],
+        groups=tuple(originals.names[source] for source in sources),
+        names=tuple(disk),
+        classes=originals.classes,
+    )
+    return copies, lost
+
+
+# %% [markdown]
+# Step 4, the mistake: the split is at random over all images, as if they were independent of one another.
+
+
+# %%
+def leaky_split(data: Slides, seed: int) -> tuple[dict[str, np.ndarray], int]:
+    """64 / 16 / 20 % of all images at random, and how many test images have a sibling (a group) in training."""
+    rest, test = train_test_split(np.arange(len(data)), test_size=0.2, random_state=seed)
+    train, validation = train_test_split(rest, test_size=0.2, random_state=seed)
+    known = {data.groups[i] for i in train}
+    siblings = sum(data.groups[i] in known for i in test)
+    return {"training": train, "validation": validation, "test": test}, siblings
+
+
+def draw_leak(path: Path, data: Slides, parts: dict[str, np.ndarray], rows: int = 4, siblings: int = 5) -> Path:
+    """Draws some test images, each beside copies of the same slide that the network is trained on."""
+    chosen, captions = [], []
+    for i in parts["test"][:rows]:
+        related = [j for j in parts["training"] if data.groups[j] == data.groups[i]][:siblings]
+        chosen += [i, *related]
+        captions += [f"in the test: a copy of\n{data.groups[i]}", *["in training"] * len(related)]
+    title = "The leak: test images (left) and siblings of theirs that the network is trained on"
+    return figures.gallery(path, data.images[np.array(chosen)], captions, title, columns=siblings + 1)
+
+
+def verdict(metrics: dict, settings: Settings) -> str:
+    """What is wrong with the figure, in one paragraph."""
+    accuracy = metrics["splits"]["test"]["accuracy"]
+    each = settings.draws * len(metrics["splits"]["test"]["classes"]) // metrics["slides"]
+    return (
+        f"The figure: {accuracy['k']} of {accuracy['n']} test images right, {accuracy['value']:.1%} "
+        "(in 2017: 885 of 1009, 87.7 %).\n"
+        f"What is wrong with it: {metrics['test_images_with_sibling_in_training']} of {accuracy['n']} test images have "
+        "a sibling in training, a turned and shifted copy of the same slide: the slides were multiplied first and "
+        "split afterwards. The network was not asked about new tissue: it had been shown each of these slides some "
+        f"{each} times. The interval is wrong too. It counts {accuracy['n']} images as if they were independent, but "
+        f"there are only {metrics['slides']} slides. For a figure that means something, split before augmenting:\n"
+        f"python -m experiments.train --data {settings.data}"
+    )
+
+
+# %%
+def main(settings: Settings) -> dict:
+    """Runs all steps and returns what metrics.json holds."""
+    device, console = command_line.choose_device(settings.device), Console()
+    print(command_line.first_line("reproduce_blog", device, str(settings.data)), flush=True)
+
+    # Step 1: the slides, squashed from 768 x 896 to 240 x 320.
+    with progress.bar(console, "reading images", 0) as advance:
+        originals = slides.read_folder(settings.data, size=settings.drawing_size, progress=advance)
+    positive = evaluation.positive_class(originals.classes)
+    shape = (*settings.image_size, 3)
+    network = models.seed(shape, len(originals.classes), dropout=settings.dropout, key=jax.random.key(settings.seed))
+    folder = runs.create_folder("reproduce_blog", settings.out)
+    description = {
+        "experiment": "reproduce_blog",
+        "settings": settings,
+        "network": {"model": "seed", "image_size": settings.image_size, "classes": originals.classes},
+        "reading": {"fit": "squash", "filter": "bilinear"},
+        "positive": originals.classes[positive],
+    }
+    runs.write_json(folder / "config.json", description | runs.environment(device))
+
+    data, lost = multiply(originals, settings, console)
+    parts, siblings = leaky_split(data, settings.seed)
+    draw_leak(folder / "leak.png", data, parts)
+    console.print(f"{len(originals)} slides became {len(data)} images; {lost} copies were overwritten", highlight=False)
+    console.print(" / ".join(f"{len(chosen)} {name}" for name, chosen in parts.items()), highlight=False)
+
+    # Steps 5 and 6: the network and its training; Adam, binary cross-entropy, the last epoch's weights count.
+    console.print(progress.network_table(models.table(network, shape), "the network of 2017"))
+    epoch_size = len(parts["training"])
+    console.print(f"training: {settings.epochs} epochs of {epoch_size} images; writing to {folder}", highlight=False)
+    steps = settings.epochs * -(-epoch_size // settings.batch)
+    history, last = progress.fit(
+        console,
+        network,
+        *((data.images[parts[name]], data.labels[parts[name]]) for name in ("training", "validation")),
+        epochs=settings.epochs,
+        patience=None,
+        batch=settings.batch,
+        optimizer=training.make_optimizer(steps),
+        augmentation=augment.named("none"),
+        seed=settings.seed,
+    )
+    metrics = reports.write_report(
+        folder, network, history, last, data, parts, batch=settings.batch, per_epoch=epoch_size
+    )
+    metrics |= {
+        "slides": len(originals),
+        "copies_overwritten": lost,
+        "test_images_with_sibling_in_training": siblings,
+    }
+    runs.write_json(folder / "metrics.json", metrics)
+    console.print(reports.judgement_table(metrics["splits"]))
+    console.print(f"\n{verdict(metrics, settings)}\n", highlight=False, soft_wrap=True)
+    reports.print_files(console, folder)
+    return metrics
+
+
+if __name__ == "__main__":
+    with command_line.one_sentence():
+        main(SETTINGS)
