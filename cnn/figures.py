@@ -5,11 +5,13 @@ Each function draws one figure and writes it to `path`. Colours are Okabe and It
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from cnn.training import Epoch
 
+matplotlib.rcParams["text.parse_math"] = False  # a file may be named "a$b_c$.tif": that is no formula
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 
 

@@ -32,8 +32,9 @@ def load_weights(path: Path, network: Network) -> nnx.State:
     parameters = nnx.state(network, nnx.Param)
     wanted = named_arrays(parameters)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in file.files}
+        # opened here, because numpy leaves a damaged file open
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; give the folder of a finished run") from None
     except Exception as error:  # zipfile, zlib and numpy each have their own, for each kind of damage

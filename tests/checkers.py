@@ -1,0 +1,47 @@
+"""How the chapters check: central differences in float64, element by element, and failures that say what was expected.
+
+`test_the_tests_can_fail.py` shows that these checkers reject a gradient that is off by a tenth of a percent.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+
+def numeric_gradient(function: Callable[[np.ndarray], float], at: np.ndarray, step: float = 1e-6) -> np.ndarray:
+    """d function / d at, one element after the other: (f(x + h) - f(x - h)) / 2h, wrong only by terms of h^2.
+
+    Args:
+        function: from an array of `at`'s shape to one number; must compute in float64.
+        at: float64.
+    """
+    at = np.asarray(at, np.float64)
+    gradient = np.zeros_like(at)
+    for place in np.ndindex(at.shape):
+        up, down = at.copy(), at.copy()
+        up[place] += step
+        down[place] -= step
+        gradient[place] = (float(function(up)) - float(function(down))) / (2 * step)
+    return gradient
+
+
+def assert_equal_arrays(got: object, want: object, why: str, rtol: float = 1e-5, atol: float = 1e-6) -> None:
+    """Fails with `why`, both arrays, and the place of the largest difference unless shapes and values agree."""
+    got, want = np.asarray(got), np.asarray(want)
+    assert got.shape == want.shape, f"{why}: shape {got.shape}, expected {want.shape}"
+    wrong = ~np.isclose(got, want, rtol=rtol, atol=atol)
+    if wrong.any():
+        distance = np.where(wrong, np.abs(np.nan_to_num(got) - np.nan_to_num(want)), -1)
+        place = tuple(int(i) for i in np.unravel_index(distance.argmax(), got.shape))
+        raise AssertionError(
+            f"{why}: {wrong.sum()} of {wrong.size} values differ, most at {place}: got {got[place]}, "
+            f"expected {want[place]}\ngot\n{got}\nexpected\n{want}"
+        )
+
+
+def assert_gradient(
+    got: object, function: Callable[[np.ndarray], float], at: np.ndarray, what: str, rtol: float = 1e-4
+) -> None:
+    """Fails, naming `what`, unless `got` is the gradient of `function` at `at`, every element of it."""
+    want = numeric_gradient(function, at)
+    assert_equal_arrays(got, want, f"the gradient of {what}", rtol=rtol, atol=1e-7)

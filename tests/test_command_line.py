@@ -1,0 +1,123 @@
+"""The command line: options come from the settings, and a mistake is answered by one sentence and exit status 2."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import pytest
+
+from cnn import command_line
+from cnn.errors import ImageError, ShapeError, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(command_line.Common):
+    """Do nothing."""
+
+    size: tuple[int, int] = (3, 4)
+    """Height and width."""
+    epochs: int = 1
+    """How many."""
+
+    def __post_init__(self):
+        command_line.at_least(1, epochs=self.epochs)
+
+
+def parse(monkeypatch, *arguments: str) -> Settings:
+    """The settings that a command line gives."""
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    return command_line.parse(Settings)
+
+
+def test_options_are_named_like_settings(monkeypatch):
+    assert parse(monkeypatch) == Settings(seed=0, out=None, device="auto", size=(3, 4), epochs=1)
+    got = parse(monkeypatch, "--size", "5", "6", "--seed", "7", "--out", "a/b", "--device", "cpu")
+    assert got == Settings(seed=7, out=Path("a/b"), device="cpu", size=(5, 6))
+
+
+def test_help_says_what_each_option_is_for_and_its_default(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(monkeypatch, "--help")
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert stopped.value.code == 0
+    assert "Do nothing." in text
+    assert "--size INT INT Height and width. (default: 3 4)" in text
+
+
+def test_a_value_out_of_range_is_one_sentence_and_exit_status_2(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(monkeypatch, "--epochs", "0")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: --epochs: got 0, wants at least 1\n"
+
+
+@pytest.mark.parametrize("arguments", [["--epoch", "x"], ["--size", "3"], ["--unknown"], ["--device", "tpu"]])
+def test_a_mistyped_option_exits_with_2_and_no_traceback(monkeypatch, capsys, arguments):
+    with pytest.raises(SystemExit) as stopped:
+        parse(monkeypatch, *arguments)
+    assert stopped.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_limits_name_the_option_and_refuse_nan():
+    with pytest.raises(UserError, match="--learning-rate: got nan, wants at least 0"):
+        command_line.at_least(0, learning_rate=float("nan"))
+    with pytest.raises(UserError, match=r"--dropout: got 1.5, wants at most 0.99"):
+        command_line.at_most(0.99, dropout=1.5)
+    command_line.at_least(1, epochs=1)
+    command_line.at_most(1, dropout=1)
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            ShapeError("dense", "inputs of shape (2, 3)", "(batch, 4)"),
+            "dense: got inputs of shape (2, 3), wants (batch, 4)",
+        ),
+        (ImageError("a.tif", "it is empty", "remove it"), "a.tif: it is empty; remove it"),
+    ],
+)
+def test_every_error_a_user_can_cause_becomes_one_sentence(capsys, error, sentence):
+    with pytest.raises(SystemExit) as stopped, command_line.one_sentence():
+        raise error
+    assert (stopped.value.code, capsys.readouterr().err) == (2, f"error: {sentence}\n")
+
+
+def test_a_defect_of_the_project_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), command_line.one_sentence():
+        1 / 0  # noqa: B018
+
+
+def test_the_first_line_names_device_version_and_data():
+    line = command_line.first_line("train", "cpu (2 cores)", "slides")
+    assert line == f"train | device: cpu (2 cores) | jax {jax.__version__} | data: slides"
+
+
+def test_a_gpu_that_is_absent_is_an_error_and_not_a_slow_run():
+    if any(device.platform == "gpu" for device in jax.devices()):
+        assert "gpu" in command_line.choose_device("gpu")
+        return
+    with pytest.raises(UserError, match="--device: jax shows no GPU"):
+        command_line.choose_device("gpu")
+
+
+def test_the_processor_can_be_asked_for():
+    assert command_line.choose_device("cpu").startswith("cpu (")
+
+
+def test_a_flag_of_the_user_is_left_as_it_is():
+    code = "import os, cnn; print(os.environ['XLA_FLAGS'])"
+    flag = "--xla_gpu_deterministic_ops=false"
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": "", "XLA_FLAGS": flag},
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.split().count(flag) == 1
+    assert "--xla_gpu_deterministic_ops=true" not in result.stdout

@@ -1,0 +1,90 @@
+"""Figures: each is a PNG of a sensible size, the same numbers give the same bytes, and its text is what it says."""
+
+import numpy as np
+import pytest
+from matplotlib import image as png
+from matplotlib.figure import Figure
+
+from cnn import figures
+from cnn.evaluation import judge
+from cnn.training import Epoch
+
+
+def history(epochs: int) -> list[Epoch]:
+    """So many epochs whose loss falls and whose accuracy rises."""
+    return [Epoch(n, 1 / n, 1 - 0.5 / n, 1.2 / n, 1 - 0.6 / n, 1.0, None) for n in range(1, epochs + 1)]
+
+
+def judged() -> dict:
+    """Seven images, two of them wrong."""
+    labels, predicted = np.array([0, 0, 0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1, 1, 0])
+    return judge(labels, np.eye(2)[predicted], ("benign", "malignant"), 1)
+
+
+@pytest.fixture
+def texts(monkeypatch) -> list[str]:
+    """Collects every piece of text of the figures that a test saves."""
+    collected = []
+    save = Figure.savefig
+
+    def collect(figure, path, **options):
+        figure.canvas.draw()
+        collected.extend(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+        save(figure, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", collect)
+    return collected
+
+
+def size(path) -> tuple[int, int]:
+    """Height and width of a PNG, which must not be blank."""
+    picture = png.imread(path)
+    assert picture.std() > 0.01, f"{path.name} is blank"
+    return picture.shape[:2]
+
+
+def test_curves_have_titles_units_and_the_epoch_that_is_kept(tmp_path, texts):
+    height, width = size(figures.curves(tmp_path / "c.png", history(5), best=4))
+    assert (height, width) == (520, 1300)  # 4 x 10 inches of 130 points
+    assert {"Loss", "Accuracy", "epoch", "cross-entropy (nats an image)", "accuracy (%)", "validation"} <= set(texts)
+    assert "weights kept: epoch 4" in texts
+
+
+def test_a_single_epoch_can_be_drawn(tmp_path):
+    assert size(figures.curves(tmp_path / "c.png", history(1), best=1))
+
+
+def test_a_confusion_matrix_says_counts_shares_and_rates_with_their_interval(tmp_path, texts):
+    size(figures.confusion(tmp_path / "c.png", {"test": judged()}))
+    assert {"3\n75%", "1\n25%", "2\n67%", "1\n33%"} <= set(texts)
+    assert "Test: 7 images" in texts
+    assert any("sensitivity 2/3 = 66.7% [20.8%, 93.9%]" in text for text in texts)
+
+
+def test_a_gallery_shows_each_image_with_its_caption(tmp_path, texts):
+    images = np.random.default_rng(0).integers(0, 255, (5, 12, 16, 3), np.uint8)
+    size(figures.gallery(tmp_path / "g.png", images, [f"image {i}" for i in range(5)], "Five", columns=3))
+    assert {"Five", "image 0", "image 4"} <= set(texts)
+
+
+def test_a_gallery_of_nothing_says_so(tmp_path, texts):
+    size(figures.gallery(tmp_path / "g.png", np.zeros((0, 12, 16, 3), np.uint8), [], "0 of 9 images"))
+    assert "0 of 9 images" in texts
+
+
+def test_the_scores_of_either_class_are_drawn(tmp_path, texts):
+    positive = np.array([True, False, True])
+    size(figures.scores(tmp_path / "s.png", positive, np.array([0.9, 0.2, 0.4]), "malignant", "3 images"))
+    assert {"malignant", "not malignant", "probability of malignant according to the network"} <= set(texts)
+
+
+def test_the_same_numbers_give_the_same_bytes(tmp_path):
+    for name in ("a.png", "b.png"):
+        figures.curves(tmp_path / name, history(3), best=2)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_a_name_with_dollar_signs_is_no_formula(tmp_path):
+    images = np.zeros((1, 12, 16, 3), np.uint8)
+    images[0, :6] = 255
+    assert size(figures.gallery(tmp_path / "g.png", images, ["a$\\no formula$"], "title"))  # a formula would not parse
