@@ -12,6 +12,12 @@ from pathlib import Path
 from cnn.errors import UserError
 
 
+def check_new(out: Path | None) -> None:
+    """Raises UserError if `out` exists already: to be called before hours of work, not after them."""
+    if out is not None and out.exists():
+        raise UserError(f"--out: {out} exists already, and a run never overwrites another; name a new one")
+
+
 def create_folder(name: str, out: Path | None) -> Path:
     """Makes the folder of a run, `runs/NAME-DATE-TIME` unless `out` is given; never one that exists.
 
@@ -19,10 +25,9 @@ def create_folder(name: str, out: Path | None) -> Path:
         UserError: if it exists already or cannot be made.
     """
     folder = out or Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    check_new(folder)
     try:
         folder.mkdir(parents=True)
-    except FileExistsError:
-        raise UserError(f"--out: {folder} exists already, and a run never overwrites another; name a new one") from None
     except OSError as error:
         raise UserError(f"--out: {folder} cannot be made ({error.strerror}); name another") from None
     return folder

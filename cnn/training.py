@@ -53,6 +53,19 @@ class Epoch(NamedTuple):
     parameters: nnx.State  # a copy that later steps leave alone
 
 
+class Keys(NamedTuple):
+    """Independent keys for independent purposes."""
+
+    weights: jax.Array  # the network's initial kernels
+    steps: jax.Array  # augmentation and dropout, through fold_in(steps, number of the step)
+    drawing: jax.Array  # copies and samples that are drawn outside of training
+
+
+def keys_of(seed: int) -> Keys:
+    """All keys of a run from its one seed."""
+    return Keys(*jax.random.split(jax.random.key(seed), 3))
+
+
 def make_optimizer(
     steps: int, *, learning_rate: float = 1e-3, schedule: str = "constant", weight_decay: float = 0.0
 ) -> optax.GradientTransformation:
@@ -178,7 +191,7 @@ def train(
     parameters = jax.tree.map(jnp.copy, parameters)  # the network keeps its own: the first step donates these
     state = State(parameters, optimizer.init(parameters))
     step, predict = make_step(graph, optimizer, augmentation), make_predictor(graph, batch)
-    run_key = jax.random.key(seed)
+    steps_key = keys_of(seed).steps
     on_device, labels_on_device = jnp.asarray(images), jnp.asarray(labels)
     done = 0
     for number in range(1, epochs + 1):
@@ -186,7 +199,7 @@ def train(
         sums = []
         indices, weights = epoch_batches(len(images), batch, per_epoch, seed, number)
         for chosen, weight in zip(indices, weights):
-            key = jax.random.fold_in(run_key, done)
+            key = jax.random.fold_in(steps_key, done)
             state, (loss, correct) = step(state, key, on_device, labels_on_device, chosen, weight)
             done += 1
             sums.append(Sums(loss, correct, int(weight.sum())))

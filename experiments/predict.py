@@ -41,6 +41,7 @@ def main(settings: Settings) -> list[tuple[str, str, float]]:
     config = runs.read_config(settings.run)
     device = command_line.choose_device(settings.device)
     print(command_line.first_line("predict", device, f"{len(settings.images)} paths; network of {settings.run}"))
+    runs.check_new(settings.out)
     described, positive = config["network"], config["positive"]
     size, classes = tuple(described["image_size"]), tuple(described["classes"])
     network = models.MODELS[described["model"]]((*size, 3), len(classes), key=jax.random.key(0))

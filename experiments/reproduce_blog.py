@@ -64,7 +64,7 @@ from cnn.slides import Slides
 # %%
 def multiply(originals: Slides, settings: Settings, console: Console) -> tuple[Slides, int]:
     """All copies and the originals as one data set, each grouped by its source; and how many copies were lost."""
-    key = jax.random.key(settings.seed)
+    key = training.keys_of(settings.seed).drawing
     rng = np.random.Generator(np.random.PCG64(settings.seed))
     draw = jax.jit(augment.batched(augment.named("seed")))
     disk: dict[str, tuple[np.ndarray, int]] = {}  # name -> image, source
@@ -145,12 +145,16 @@ def main(settings: Settings) -> dict:
     device, console = command_line.choose_device(settings.device), Console()
     print(command_line.first_line("reproduce_blog", device, str(settings.data)), flush=True)
 
+    runs.check_new(settings.out)
+
     # Step 1: the slides, squashed from 768 x 896 to 240 x 320.
     with progress.bar(console, "reading images", 0) as advance:
         originals = slides.read_folder(settings.data, size=settings.drawing_size, progress=advance)
     positive = evaluation.positive_class(originals.classes)
     shape = (*settings.image_size, 3)
-    network = models.seed(shape, len(originals.classes), dropout=settings.dropout, key=jax.random.key(settings.seed))
+    network = models.seed(
+        shape, len(originals.classes), dropout=settings.dropout, key=training.keys_of(settings.seed).weights
+    )
     folder = runs.create_folder("reproduce_blog", settings.out)
     description = {
         "experiment": "reproduce_blog",

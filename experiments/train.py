@@ -66,7 +66,6 @@ class Settings(command_line.Common):
 if __name__ == "__main__":
     SETTINGS = command_line.parse(Settings)  # before the slow imports
 
-import jax
 import numpy as np
 from rich.console import Console
 
@@ -79,6 +78,8 @@ def main(settings: Settings) -> dict:
     console = Console()
     drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
     print(command_line.first_line("train", device, str(settings.data or drawn)), flush=True)
+
+    runs.check_new(settings.out)
 
     # 1. The images, and which of them serve for what.
     if settings.data is None:
@@ -101,9 +102,9 @@ def main(settings: Settings) -> dict:
         console.print(f"{name:<10} {len(chosen):>5} images of {groups} groups: {counts}", highlight=False)
 
     # 2. The network.
-    key = jax.random.key(settings.seed)
+    keys = training.keys_of(settings.seed)
     shape = (*settings.image_size, 3)
-    network = models.MODELS[settings.model](shape, len(data.classes), dropout=settings.dropout, key=key)
+    network = models.MODELS[settings.model](shape, len(data.classes), dropout=settings.dropout, key=keys.weights)
     console.print(progress.network_table(models.table(network, shape), f"the network: {settings.model}"))
 
     # 3. The run's folder, and what the network is about to see.
@@ -120,8 +121,9 @@ def main(settings: Settings) -> dict:
         },
     )
     augmentation = augment.named(settings.augmentation)
-    some = data.subset(parts["training"][:6])
-    variants = augment.batched(augmentation)(key, training.as_light(np.tile(some.images, (3, 1, 1, 1))))
+    spread = np.linspace(0, len(parts["training"]) - 1, 6).astype(int)  # of several groups and of both classes
+    some = data.subset(parts["training"][spread])
+    variants = augment.batched(augmentation)(keys.drawing, training.as_light(np.tile(some.images, (3, 1, 1, 1))))
     captions = [f"{label}\n{group}" for label, group in zip([data.classes[i] for i in some.labels], some.groups)]
     figures.gallery(
         folder / "samples.png",
