@@ -1,0 +1,290 @@
+"""A folder of pictures as arrays: images, labels, groups, names and classes, and how to split them honestly.
+
+Two layouts are recognised: one sub-folder a class, or the names of the UCSB breast-cancer slides, all in one folder.
+A group (a slide, a patient, a day) is what is never split: images of one slide resemble each other, so a network that
+saw one of them in training has half seen the others.
+"""
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from cnn.errors import ImageError, UserError
+from cnn.images import check_size, is_image_name, read_image, resize
+
+UCSB_NAME = re.compile(r"(ytma\d+_\d{6})_(benign|malignant)\d+_ccd\.\w+$", re.IGNORECASE)
+LAYOUT = "give a folder with one sub-folder of TIFF, JPEG or PNG images a class"
+MOST_SHOWN = 20  # files named in one error
+Progress = Callable[[int, int], None] | None
+ATTEMPTS = 30  # shuffles tried before a split is called impossible
+
+
+@dataclass(frozen=True)
+class Slides:
+    """Labelled images of one size, in host memory.
+
+    images: (number, height, width, 3) uint8, RGB from 0 to 255.
+    labels: (number,) int32, each an index into `classes`.
+    groups: one name an image: images of one group (a slide, a patient, a day) are never split apart.
+    names: one name an image: its path relative to the folder, with forward slashes.
+    classes: the class names in alphabetical order.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    groups: tuple[str, ...]
+    names: tuple[str, ...]
+    classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def subset(self, indices: np.ndarray) -> "Slides":
+        """The images at `indices`, (k,) int, in that order."""
+        return Slides(
+            self.images[indices],
+            self.labels[indices],
+            tuple(self.groups[i] for i in indices),
+            tuple(self.names[i] for i in indices),
+            self.classes,
+        )
+
+
+def read_folder(
+    folder: str | os.PathLike,
+    *,
+    size: tuple[int, int],
+    fit: str = "squash",
+    filter: str = "bilinear",
+    group_pattern: str | None = None,
+    progress: Progress = None,
+    threads: int = 2,
+) -> Slides:
+    """All images of a folder, brought to `size` = (height, width), sorted by name.
+
+    The class is the sub-folder, or what a UCSB name says. The group is what `group_pattern`, a regular expression,
+    finds in the relative name (its first pair of parentheses, or the whole match); without one it is the slide and day
+    of a UCSB name, else the image's own name. Two copies of a picture in one class join their groups. `progress(done,
+    total)` is called in the calling thread. `fit` and `filter` are those of `images.resize`.
+
+    Raises UserError for a folder, a name or a picture that cannot be used; all bad files are in one error.
+    """
+    check_size(size, fit, filter)
+    found = _classes_by_name(Path(folder))
+    names, classes = sorted(found), sorted(set(found.values()))
+    groups = _groups(names, group_pattern)
+    images, digests = _read_all([Path(folder, name) for name in names], size, fit, filter, progress, threads)
+    labels = np.array([classes.index(found[name]) for name in names], np.int32)
+    return Slides(images, labels, _join_copies(names, labels, groups, digests), tuple(names), tuple(classes))
+
+
+def read_unlabelled(
+    paths: list, *, size: tuple[int, int], fit: str, filter: str, progress: Progress = None, threads: int = 2
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Images to classify, (number, height, width, 3) uint8, and their names, from files and folders in that order.
+
+    A folder stands for all images in it and below, sorted; a file that is named twice is read once. The options and
+    the errors are those of `read_folder`.
+    """
+    check_size(size, fit, filter)
+    files = {}
+    for path in map(Path, paths):
+        inside = [path / name for name in _image_names(path)] if os.path.isdir(path) else [path]
+        if not inside:
+            raise UserError(f"{path}: holds no image; name TIFF, JPEG or PNG files, or folders of them")
+        files |= dict.fromkeys(inside)
+    if not files:
+        raise UserError("no image is named; name TIFF, JPEG or PNG files, or folders of them")
+    return _read_all(list(files), size, fit, filter, progress, threads)[0], tuple(path.as_posix() for path in files)
+
+
+def _list(folder: Path) -> list[str]:
+    """The names in a folder, sorted, since every file system has an order of its own; without hidden ones."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith((".", "__MACOSX", "@eaDir")))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: cannot be opened as a folder ({error.args[-1]}); check its name") from None
+
+
+def _image_names(folder: Path) -> list[str]:
+    """Relative names of all images in a folder and below, sorted; links to folders are followed, each folder once.
+
+    Whatever is named as an image counts, so that a folder or a pipe named x.png is reported, not passed over.
+    """
+    found, waiting, seen = [], [""], set()
+    while waiting:
+        here = waiting.pop()
+        real = os.path.realpath(folder / here)
+        if real not in seen:
+            seen.add(real)
+            inside = _list(folder / here)
+            found += [here + name for name in inside if is_image_name(name)]
+            folders = [here + name for name in inside if not is_image_name(name)]
+            waiting += [f"{name}/" for name in reversed(folders) if os.path.isdir(folder / name)]
+    return sorted(found)
+
+
+def _classes_by_name(root: Path) -> dict[str, str]:
+    """The class of every image in a folder, by relative name."""
+    top = _list(root)
+    flat = [name for name in top if is_image_name(name)]
+    folders = [name for name in top if not is_image_name(name) and os.path.isdir(root / name)]
+    inside = {folder: _image_names(root / folder) for folder in folders}
+    filled = [folder for folder in folders if inside[folder]]
+    if flat and filled:
+        raise UserError(f"{root}: holds images ({flat[0]}) beside folders of images ({filled[0]}); {LAYOUT}")
+    if not flat and not filled:
+        raise UserError(f"{root}: holds no image; {LAYOUT}")
+    for name in flat:
+        if not UCSB_NAME.match(name):
+            raise UserError(f"{root}: the name {name!r} does not tell its class; {LAYOUT}")
+    for folder in folders:
+        if filled and not inside[folder]:
+            raise UserError(f"{root / folder}: this class holds no image; fill the folder, or take it away")
+    found = {name: UCSB_NAME.match(name)[2].lower() for name in flat}
+    found |= {f"{folder}/{name}": folder for folder in filled for name in inside[folder]}
+    if len(set(found.values())) == 1:
+        raise UserError(f"{root}: holds one class only, {min(found.values())!r}, and two are needed; {LAYOUT}")
+    return found
+
+
+def _groups(names: list[str], pattern: str | None) -> list[str]:
+    """The group that each relative name tells."""
+    if pattern is None:
+        return [m[1].lower() if (m := UCSB_NAME.match(name.rpartition("/")[2])) else name for name in names]
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise UserError(f"group pattern {pattern!r} is not a regular expression ({error}); correct it") from None
+    groups = []
+    for name in names:
+        match = compiled.search(name)
+        groups.append(match and match[1 if compiled.groups else 0])
+        if not groups[-1]:
+            raise UserError(f"group pattern {pattern!r} finds no group in {name!r}; correct it, or rename the file")
+    if len(set(groups)) == 1:
+        raise UserError(f"group pattern {pattern!r} puts every image in one group, {groups[0]!r}; correct it")
+    return groups
+
+
+def _read_all(paths, size, fit, filter, progress, threads) -> tuple[np.ndarray, list[bytes]]:
+    """Images (number, height, width, 3) and the SHA-256 of each as it was before resizing; decoded in threads."""
+    images = np.empty((len(paths), *size, 3), np.uint8)
+
+    def read(i: int) -> bytes | ImageError:
+        try:
+            str(paths[i]).encode()
+            image = read_image(paths[i])
+        except UnicodeEncodeError:
+            name = str(paths[i]).encode(errors="backslashreplace").decode()
+            return ImageError(name, "has a name that is not Unicode", "rename it")
+        except ImageError as error:
+            return error
+        images[i] = resize(image, size, fit=fit, filter=filter)
+        return hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).digest()
+
+    pool = ThreadPoolExecutor(threads)
+    try:
+        futures = [pool.submit(read, i) for i in range(len(paths))]
+        for done, future in enumerate(as_completed(futures), 1):
+            future.result()  # raises at once what is no ImageError: a defect of ours
+            if progress is not None:
+                progress(done, len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    results = [future.result() for future in futures]
+    bad = [f"  {result}" for result in results if isinstance(result, ImageError)]
+    if count := len(bad):
+        bad[MOST_SHOWN:] = [f"  and {len(bad) - MOST_SHOWN} more"] if len(bad) > MOST_SHOWN else []
+        raise UserError("\n".join([f"{count} of {len(paths)} files cannot be used as images:", *bad]))
+    return images, results
+
+
+def _join_copies(names: list[str], labels: np.ndarray, groups: list[str], digests: list[bytes]) -> tuple:
+    """Groups such that copies of one picture are in one group; a copy in another class is a UserError."""
+    joined = {group: group for group in groups}  # each leads to a smaller name of the same set, or to itself
+
+    def smallest(group: str) -> str:
+        while joined[group] != group:
+            group = joined[group]
+        return group
+
+    first = {}
+    for i, digest in enumerate(digests):
+        j = first.setdefault(digest, i)
+        if labels[i] != labels[j]:
+            raise UserError(f"{names[j]} and {names[i]} are the same picture in two classes; keep the right one")
+        low, high = sorted((smallest(groups[i]), smallest(groups[j])))
+        joined[high] = low
+    return tuple(smallest(group) for group in groups)
+
+
+def split_by_group(slides: Slides, *, test: float = 0.2, validation: float = 0.2, seed: int) -> dict[str, np.ndarray]:
+    """Sorted indices {"training": .., "validation": .., "test": ..} of all images, such that no group is in two parts.
+
+    test, validation: fractions of all images, met as nearly as whole groups allow. Every class is in training and
+    test, and in validation where the groups allow it; else UserError. The same seed gives the same split.
+    """
+    return _split(slides, np.unique(slides.groups, return_inverse=True)[1], "group", test, validation, seed)
+
+
+def split_by_image(slides: Slides, *, test: float = 0.2, validation: float = 0.2, seed: int) -> dict[str, np.ndarray]:
+    """As `split_by_group`, but it parts groups: too good to be true where images of one group resemble each other.
+
+    Images that are equal to the last bit stay together all the same.
+    """
+    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in slides.images]
+    return _split(slides, np.unique(digests, return_inverse=True)[1], "image", test, validation, seed)
+
+
+def _split(slides: Slides, groups: np.ndarray, kind: str, test: float, validation: float, seed: int) -> dict:
+    """The first of some shuffled splits that has every class in every part, or at least in training and test."""
+    if not (test > 0 and validation >= 0 and test + validation < 1):
+        raise UserError(f"test {test} and validation {validation} are no fractions that leave something for training")
+    generator, found = np.random.Generator(np.random.PCG64(seed)), None
+    for _ in range(ATTEMPTS):
+        rest, last = _cut(np.arange(len(slides)), slides.labels, groups, test, generator)
+        training, middle = _cut(rest, slides.labels, groups, validation / (1 - test), generator)
+        held = [len(set(slides.labels[part])) == len(slides.classes) for part in (training, last, middle)]
+        if held[0] and held[1] and (found is None or held[2]) and (len(middle) or not validation):
+            found = {"training": training, "validation": middle, "test": last}
+            if held[2] or not validation:
+                break
+    if found is None:
+        counts = [f"{len(set(groups[slides.labels == i]))} of {name}" for i, name in enumerate(slides.classes)]
+        there = f"the {len(set(groups))} {kind}{'s' * (len(set(groups)) > 1)} ({', '.join(counts)}) cannot be split"
+        raise UserError(f"{there} with every class in training and in test; add {kind}s, or set validation to 0")
+    if sum(len(set(groups[part])) for part in found.values()) != len(set(groups)):
+        raise AssertionError(f"a {kind} is in two parts of a split")
+    return found
+
+
+def _cut(rest: np.ndarray, labels: np.ndarray, groups: np.ndarray, fraction: float, generator) -> tuple:
+    """Parts the indices `rest` into most of them and about `fraction`: m of k folds with m / k near it."""
+    count = len(set(groups[rest]))
+    most = min(count, np.bincount(labels[rest]).max(), 100)
+    if fraction == 0 or most < 2:
+        return rest, rest[:0]
+    m, k = Fraction(min(max(fraction, 1 / most), 1 - 1 / most)).limit_denominator(int(most)).as_integer_ratio()
+    kind = StratifiedKFold if count == len(rest) else StratifiedGroupKFold
+    folding = kind(k, shuffle=True, random_state=int(generator.integers(2**32)))
+    with warnings.catch_warnings(action="ignore"):  # of classes with fewer members than folds
+        folds = [fold for _, fold in folding.split(rest, labels[rest], groups[rest])]
+    cut = np.sort(np.concatenate([folds[i] for i in generator.permutation(k)[:m]]))
+    return np.delete(rest, cut), rest[cut]
+
+
+def source_digest(slides: Slides) -> str:
+    """The SHA-256, 64 hexadecimal digits, of all that a run learns from: names, labels, groups, classes and images."""
+    text = json.dumps([slides.names, slides.labels.tolist(), slides.groups, slides.classes, slides.images.shape])
+    return hashlib.sha256(text.encode() + b"\n" + slides.images.tobytes()).hexdigest()

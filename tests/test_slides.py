@@ -1,0 +1,300 @@
+"""Chapter 11, slides: a folder becomes arrays, what is wrong with it is told at once, and no group is ever split."""
+
+import itertools
+import os
+import re
+import threading
+
+import numpy as np
+import pytest
+import tifffile
+
+from cnn import slides
+from cnn.errors import ShapeError, UserError
+from cnn.images import FILTERS, encode_jpeg, resize, write_png
+from cnn.slides import Slides, read_folder, read_unlabelled, source_digest, split_by_group, split_by_image
+
+ROWS = [0, 40, 80, 120], [10, 50, 90, 130]
+
+
+def grey(rows: list) -> np.ndarray:
+    """A grey picture, (height, width, 3) uint8."""
+    return np.repeat(np.array(rows, np.uint8)[..., None], 3, axis=2)
+
+
+def folder(root, *names: str):
+    """`root` with a picture of its own under each relative name: the first is all 1, the second all 2, and so on."""
+    for value, name in enumerate(names, 1):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_png(root / name, grey([[value, value]]))
+    return root
+
+
+def read(root, **options) -> Slides:
+    return read_folder(root, size=(1, 2), **options)
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "want"),
+    [
+        ((2, 4), {}, [*ROWS]),
+        ((1, 2), {"filter": "box"}, [[25, 105]]),  # (0 + 40 + 10 + 50) / 4, (80 + 120 + 90 + 130) / 4
+        ((1, 4), {"filter": "nearest"}, [ROWS[1]]),
+        ((4, 4), {"fit": "pad"}, [[255] * 4, *ROWS, [255] * 4]),
+        ((3, 4), {"fit": "pad", "fill": 7}, [*ROWS, [7] * 4]),  # the odd margin is below
+        ((2, 5), {"fit": "pad"}, [[*ROWS[0], 255], [*ROWS[1], 255]]),  # and on the right
+        ((4, 2), {"fit": "pad", "filter": "box"}, [[255] * 2, [25, 105], [255] * 2, [255] * 2]),
+    ],
+)
+def test_a_picture_is_squashed_or_padded_to_size(size, options, want):
+    np.testing.assert_array_equal(resize(grey([*ROWS]), size, **options), grey(want))
+
+
+@pytest.mark.parametrize("filter", FILTERS)
+def test_no_filter_changes_an_even_colour_or_loses_a_thin_picture(filter):
+    thin = np.full((1, 500, 3), (9, 60, 200), np.uint8)
+    np.testing.assert_array_equal(resize(thin, (7, 5), filter=filter), np.full((7, 5, 3), (9, 60, 200)))
+    padded = resize(thin, (7, 5), fit="pad", filter=filter)
+    np.testing.assert_array_equal(np.flatnonzero((padded == (9, 60, 200)).all(axis=(1, 2))), [3])  # the middle row
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "message"),
+    [
+        ((0, 3), {}, "image size (0, 3): give a height and a width, whole numbers of pixels from 1 to 20000"),
+        ((3,), {}, "image size (3,): give a height"),
+        ((2.5, 3), {}, "image size (2.5, 3): give a height"),
+        ((3, 3), {"fit": "crop"}, "fit 'crop' is unknown; choose squash or pad"),
+        ((3, 3), {"filter": "fast"}, "filter 'fast' is unknown; choose one of nearest, box, bilinear"),
+    ],
+)
+def test_a_size_or_choice_that_cannot_be_obeyed_is_told_before_a_file_is_read(tmp_path, size, options, message):
+    options = {"size": size, "fit": "squash", "filter": "box"} | options
+    for use in (lambda: read_folder(tmp_path, **options), lambda: resize(grey([*ROWS]), **options)):
+        with pytest.raises(UserError, match="^" + re.escape(message)):
+            use()
+
+
+def test_what_is_no_picture_is_not_resized_or_written(tmp_path):
+    for write in (encode_jpeg, lambda image: resize(image, (2, 2)), lambda image: write_png(tmp_path / "a", image)):
+        with pytest.raises(ShapeError, match=r"got \(2, 3\) float64, wants \(height, width, 3\) uint8"):
+            write(np.zeros((2, 3)))
+
+
+def test_sub_folders_are_classes_and_the_order_is_that_of_the_names(tmp_path, monkeypatch):
+    folder(tmp_path, "tumour/b.png", "normal/x/y.PNG", "tumour/a.png", "normal/c.png", ".git/a.png", "tumour-2/d.png")
+    for litter in ("notes.txt", "tumour/Thumbs.db", "tumour/._a.png"):
+        (tmp_path / litter).write_text("no image")
+    found = read(tmp_path)
+    assert found.classes == ("normal", "tumour", "tumour-2")
+    assert found.names == ("normal/c.png", "normal/x/y.PNG", "tumour-2/d.png", "tumour/a.png", "tumour/b.png")
+    np.testing.assert_array_equal(found.labels, np.array([0, 0, 2, 1, 1], np.int32), strict=True)
+    np.testing.assert_array_equal(found.images[:, 0, 0, 0], [4, 2, 6, 3, 1])
+    assert found.images.shape == (5, 1, 2, 3)
+    assert found.groups == found.names  # each image is its own group
+    listed = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: listed(path)[::-1])
+    assert source_digest(read(tmp_path)) == source_digest(found)
+
+
+def test_ucsb_names_tell_class_and_group_and_a_pattern_overrules_them(tmp_path):
+    names = ("ytma10_010704_malignant1_ccd.png", "ytma10_010704_benign1_ccd.png", "ytma9_010804_BENIGN12_ccd.png")
+    found = read(folder(tmp_path, *names))
+    assert (found.classes, found.labels.tolist()) == (("benign", "malignant"), [0, 1, 0])
+    assert found.groups == ("ytma10_010704", "ytma10_010704", "ytma9_010804")
+    assert read(tmp_path, group_pattern=r"ytma\d+").groups == ("ytma10", "ytma10", "ytma9")  # the whole match
+    assert read(tmp_path, group_pattern=r"_\d\d(\d\d)").groups == ("07", "07", "08")  # what the parentheses hold
+
+
+def test_the_ucsb_slides_are_58_images_in_10_groups(ucsb):
+    found = read_folder(ucsb, size=(768, 896))
+    assert len(found) == 58
+    assert np.bincount(found.labels).tolist() == [32, 26]
+    assert found.classes == ("benign", "malignant")
+    assert len(set(found.groups)) == 10
+    assert found.groups.count("ytma55_030603") == 6
+    np.testing.assert_array_equal(found.images[-1], tifffile.imread(ucsb / found.names[-1]))
+
+
+def test_copies_in_one_class_join_their_groups_through_any_number_of_steps(tmp_path):
+    folder(tmp_path, "a/1_p3.png", "a/3_p2.png", "b/p1.png", "b/p4.png")
+    for copy, original in (("2_p4", "1_p3"), ("4_p3", "3_p2")):  # so p4 goes with p3, and p3 with p2
+        (tmp_path / f"a/{copy}.png").write_bytes((tmp_path / f"a/{original}.png").read_bytes())
+    assert read(tmp_path, group_pattern=r"p\d").groups == ("p2", "p2", "p2", "p2", "p1", "p2")
+
+
+FOLDERS = {
+    "{}/absent: cannot be opened as a folder (No such file or directory); check its name": ("absent", []),
+    "{}/a.png: cannot be opened as a folder (Not a directory); check its name": ("a.png", ["a.png"]),
+    "{}: holds no image; give a folder with one sub-folder of TIFF, JPEG or PNG images a class": ("", []),
+    "{}: holds one class only, 'a', and two are needed; give": ("", ["a/1.png", "a/b/2.png"]),
+    "{}: holds one class only, 'benign', and two": ("", ["ytma1_010203_benign1_ccd.png"]),
+    "{}/c: this class holds no image; fill the folder, or take it away": ("", ["a/1.png", "b/1.png", "c/.1.png"]),
+    "{}: the name 'x.png' does not tell its class; give": ("", ["ytma1_010203_benign1_ccd.png", "x.png"]),
+    "{}: holds images (x.png) beside folders of images (a); give": ("", ["a/1.png", "x.png"]),
+}
+
+
+@pytest.mark.parametrize("message", FOLDERS)
+def test_what_is_wrong_with_a_folder_is_one_sentence_that_names_it(tmp_path, message):
+    name, files = FOLDERS[message]
+    folder(tmp_path, *files)
+    with pytest.raises(UserError, match="^" + re.escape(message.format(tmp_path))):
+        read(tmp_path / name)
+
+
+PATTERNS = {
+    "p(": "is not a regular expression (missing ), unterminated subpattern at position 1); correct it",
+    r"p\d/x": "finds no group in 'a/p1/1.png'; correct it, or rename the file",
+    "(x)?p": "finds no group in 'a/p1/1.png'",
+    "p": "puts every image in one group, 'p'; correct it",
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_that_tells_no_groups_is_refused(tmp_path, pattern):
+    with pytest.raises(UserError, match="^" + re.escape(f"group pattern {pattern!r} {PATTERNS[pattern]}")):
+        read(folder(tmp_path, "a/p1/1.png", "b/p2/2.png"), group_pattern=pattern)
+
+
+def test_all_bad_files_are_listed_in_one_error(tmp_path):
+    folder(tmp_path, "a/good.png", "b/good.png")
+    for i in range(23):
+        (tmp_path / f"b/{i:02d}.tif").write_text("no picture")
+    (tmp_path / "a/folder.png").mkdir()
+    os.mkfifo(tmp_path / "a/pipe.jpg")
+    (tmp_path / "a" / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    with pytest.raises(UserError) as caught:
+        read(tmp_path)
+    lines = str(caught.value).split("\n")
+    assert lines[0] == "26 of 28 files cannot be used as images:"
+    assert lines[1] == f"  {tmp_path}/a/folder.png: is a folder, not a file; rename it, or name a file"
+    assert lines[2].startswith(f"  {tmp_path}/a/pipe.jpg: is a pipe")
+    assert lines[3] == rf"  {tmp_path}/a/\udcff.png: has a name that is not Unicode; rename it"
+    assert lines[4].startswith(f"  {tmp_path}/b/00.tif: is no TIFF, JPEG or PNG inside: it begins with b'no pictu'")
+    assert (len(lines), lines[-1]) == (1 + 20 + 1, "  and 6 more")
+
+
+def test_the_same_picture_in_two_classes_is_refused_by_both_names(tmp_path):
+    folder(tmp_path, "a/1.png", "b/2.png")
+    tifffile.imwrite(tmp_path / "b/3.tif", grey([[1, 1]]), photometric="rgb")  # other bytes, the pixels of a/1.png
+    with pytest.raises(UserError, match=r"^a/1\.png and b/3\.tif are the same picture in two classes; keep the right"):
+        read(tmp_path)
+
+
+def test_links_are_followed_and_never_in_a_circle(tmp_path):
+    folder(tmp_path, "elsewhere/1.png", "elsewhere/deep/2.png", "data/b/3.png", "4.png")
+    (tmp_path / "data/a").symlink_to("../elsewhere")
+    (tmp_path / "data/b/link.png").symlink_to("../../4.png")
+    (tmp_path / "elsewhere/deep/round").symlink_to("..")
+    (tmp_path / "data/b/up").symlink_to(".")
+    assert read(tmp_path / "data").names == ("a/1.png", "a/deep/2.png", "b/3.png", "b/link.png")
+
+
+def test_progress_is_told_in_the_calling_thread_and_a_defect_is_not_swallowed(tmp_path, monkeypatch):
+    folder(tmp_path, "a/1.png", "a/2.png", "b/3.png")
+    told = []
+    read(tmp_path, progress=lambda done, total: told.append((done, total, threading.get_ident())), threads=3)
+    assert told == [(i, 3, threading.get_ident()) for i in (1, 2, 3)]
+    monkeypatch.setattr(slides, "read_image", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        read(tmp_path)
+
+
+def test_images_without_labels_come_from_files_and_folders_in_order(tmp_path, monkeypatch):
+    folder(tmp_path, "many/b.png", "many/a/c.png", "one.png", "._x.png")
+    monkeypatch.chdir(tmp_path)
+    options = {"size": (1, 2), "fit": "squash", "filter": "box"}
+    found, names = read_unlabelled(["one.png", "many", "./one.png"], **options)
+    assert names == ("one.png", "many/a/c.png", "many/b.png")
+    np.testing.assert_array_equal(found[:, 0, 0, 0], [3, 2, 1])
+    (tmp_path / "empty").mkdir()
+    for paths, message in {
+        (): "no image is named; name TIFF",
+        ("one.png", "empty"): "empty: holds no image; name TIFF",
+        ("one.png", "absent.png"): "1 of 2 files cannot be used as images:\n  absent.png: cannot be opened",
+    }.items():
+        with pytest.raises(UserError, match="^" + re.escape(message)):
+            read_unlabelled(paths, **options)
+
+
+def drawn(labels: str, groups: str) -> Slides:
+    """One image a letter: its class and its group."""
+    classes = tuple(sorted(set(labels)))
+    images = np.arange(len(labels), dtype=np.uint32)[:, None, None].repeat(3, 1).view(np.uint8).reshape(-1, 2, 2, 3)
+    names = tuple(str(i) for i in range(len(labels)))
+    return Slides(images, np.array([classes.index(c) for c in labels], np.int32), tuple(groups), names, classes)
+
+
+TEN = drawn("bbbmmm" * 8 + "bbmm" + "bbbbbb", "".join(c * 6 for c in "ABCDEFGH") + "I" * 4 + "J" * 6)  # as UCSB's
+
+
+def test_a_split_by_group_covers_all_images_parts_no_group_and_has_both_classes_everywhere():
+    tested = []
+    for seed in range(40):
+        parts = split_by_group(TEN, seed=seed)
+        assert list(parts) == ["training", "validation", "test"]
+        np.testing.assert_array_equal(np.sort(np.concatenate([*parts.values()])), np.arange(58))
+        for a, b in itertools.combinations(parts.values(), 2):
+            assert not {TEN.groups[i] for i in a} & {TEN.groups[i] for i in b}
+        for part in parts.values():
+            assert set(TEN.labels[part]) == {0, 1}
+            np.testing.assert_array_equal(part, np.sort(part))
+        assert {len(parts["test"]), len(parts["validation"])} <= {10, 12}
+        tested.append("".join(sorted({TEN.groups[i] for i in parts["test"]})))
+    assert set("".join(tested)) == set("ABCDEFGHIJ")  # no group is always left out
+    assert len(set(tested)) > 15  # of the 45 pairs
+
+
+def test_a_split_by_image_keeps_the_classes_in_proportion_and_copies_together():
+    parts = split_by_image(TEN, test=0.25, validation=0.1, seed=3)
+    np.testing.assert_array_equal(np.sort(np.concatenate([*parts.values()])), np.arange(58))
+    for name, fraction in (("test", 0.25), ("validation", 0.1)):
+        np.testing.assert_allclose(np.bincount(TEN.labels[parts[name]]), fraction * np.array([32, 26]), atol=1.5)
+    assert sum(len({TEN.groups[i] for i in part}) for part in parts.values()) > 10  # groups are parted
+    copies = drawn("ab" * 20, "x" * 40)
+    copies.images[:20] = 9
+    for seed in range(10):
+        assert sum(part[0] < 20 for part in split_by_image(copies, seed=seed).values()) == 1  # all 20 in one part
+
+
+def test_six_images_in_three_groups_are_split_one_group_a_part():
+    for seed in range(10):
+        parts = split_by_group(drawn("ababab", "xxyyzz"), seed=seed)
+        assert sorted(part.tolist() for part in parts.values()) == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_without_validation_two_groups_are_enough_and_the_seed_decides():
+    parts = [split_by_group(drawn("abab", "xxyy"), test=0.5, validation=0, seed=seed) for seed in (*range(9), 0)]
+    assert all(part["validation"].size == 0 for part in parts)
+    assert {part["test"].tobytes() for part in parts} == {np.array([0, 1]).tobytes(), np.array([2, 3]).tobytes()}
+    np.testing.assert_array_equal(parts[0]["test"], parts[-1]["test"])
+
+
+IMPOSSIBLE = {"abab xxyy": "2 groups (2 of a, 2 of b)", "aabb xyzz": "3 groups (2 of a, 1 of b)", "ab xx": "1 group ("}
+
+
+@pytest.mark.parametrize("letters", IMPOSSIBLE)
+def test_a_split_that_cannot_hold_every_class_says_how_many_groups_there_are(letters):
+    with pytest.raises(UserError, match=re.escape(f"the {IMPOSSIBLE[letters]}") + ".* cannot be split.*; add groups"):
+        split_by_group(drawn(*letters.split()), seed=0)
+
+
+@pytest.mark.parametrize(("test", "validation"), [(0, 0.2), (0.5, 0.5), (0.2, -0.1), (float("nan"), 0.2)])
+def test_fractions_that_leave_nothing_are_refused(test, validation):
+    with pytest.raises(UserError, match=f"^test {test} and validation {validation} are no fractions"):
+        split_by_image(TEN, test=test, validation=validation, seed=0)
+
+
+def test_a_group_in_two_parts_is_a_defect_and_stops_the_run(monkeypatch):
+    monkeypatch.setattr(slides, "_cut", lambda rest, *_: (rest, rest))
+    with pytest.raises(AssertionError, match="a group is in two parts of a split"):
+        split_by_group(TEN, seed=0)
+
+
+def test_the_digest_changes_with_every_part_of_the_data():
+    one = drawn("aabb", "xyzz")
+    others = [drawn("abbb", "xyzz"), drawn("aacc", "xyzz"), drawn("aabb", "xyyz"), one.subset(np.array([1, 0, 2, 3]))]
+    others.append(Slides(one.images[:, ::-1], one.labels, one.groups, one.names, one.classes))
+    assert source_digest(one) == source_digest(drawn("aabb", "xyzz"))
+    assert len({source_digest(other) for other in (one, *others)}) == 6
