@@ -39,18 +39,18 @@ class Settings(command_line.Common):
     """Share of the last hidden features that is dropped in training, from 0 to less than 1."""
     augmentation: Literal["none", "seed", "default"] = "default"
     """What is done to each image before each step; see cnn/augment.py."""
-    epochs: int = 30
+    epochs: int = 20
     """Epochs at most."""
-    patience: int = 8
+    patience: int = 10
     """Epochs without a lower validation loss after which training stops."""
     per_epoch: int = 320
     """Images drawn an epoch, each augmented anew; at least every training image once."""
     batch: int = 32
     """Images a step."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     """Adam's step size; the largest where a schedule changes it."""
-    schedule: Literal["constant", "cosine", "one-cycle"] = "constant"
-    """How the learning rate changes over the run."""
+    schedule: Literal["constant", "cosine", "one-cycle"] = "one-cycle"
+    """How the learning rate changes over the run. It rises slowly in one-cycle: a large first step can kill ReLUs."""
     weight_decay: float = 0.0
     """What a kernel loses of itself each step, times the learning rate (AdamW); 0 is plain Adam."""
 
