@@ -54,7 +54,7 @@ def random_blur(key: jax.Array, image: jax.Array, *, max_sigma: float = 1.0) -> 
 
 
 def brightness_and_contrast(image: jax.Array, brightness: jax.Array | float, contrast: jax.Array | float) -> jax.Array:
-    """(image - mean) * contrast + mean + brightness, cut to 0 .. 1; the mean is over the whole image."""
+    """(image - mean) * contrast + mean + brightness, cut to 0 .. 1; the mean is over (height, width, channels)."""
     mean = image.mean()
     return jnp.clip((image - mean) * contrast + mean + brightness, 0.0, 1.0)
 
@@ -94,7 +94,7 @@ def separate_stains(image: jax.Array) -> jax.Array:
 
 
 def combine_stains(amounts: jax.Array) -> jax.Array:
-    """The inverse of `separate_stains`: light = exp(-amounts @ STAINS), cut to 0 .. 1."""
+    """The inverse of `separate_stains`, (height, width, 3): light = exp(-amounts @ STAINS), cut to 0 .. 1."""
     return jnp.clip(jnp.exp(-(amounts @ jnp.asarray(STAINS, amounts.dtype))), 0.0, 1.0)
 
 

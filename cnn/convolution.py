@@ -127,6 +127,7 @@ def convolve_fft(images: jax.Array, kernel: jax.Array, stride=1, padding: Paddin
     The theorem is about the convolution with the flip, so the kernel is flipped first to undo it. Both are padded with
     zeros to the size at which the transform's wrap-around does not reach the places that are kept. The cost hardly
     depends on the kernel's size, so it pays for large kernels only. A stride just throws places away.
+    Shapes are those of `convolve_loops`.
     """
     (sy, sx), sides, (out_height, out_width) = geometry(images.shape, kernel.shape, stride, padding)
     padded = jnp.pad(images, ((0, 0), *sides, (0, 0)))
@@ -142,6 +143,6 @@ def convolve_fft(images: jax.Array, kernel: jax.Array, stride=1, padding: Paddin
 
 
 def convolve_lax(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = "VALID") -> jax.Array:
-    """XLA's own primitive, which the compiler maps to the machine's fastest routine it knows."""
+    """XLA's own primitive, mapped to the fastest routine the compiler knows; shapes are those of `convolve_loops`."""
     stride, sides, _ = geometry(images.shape, kernel.shape, stride, padding)
     return lax.conv_general_dilated(images, kernel, stride, sides, dimension_numbers=("NHWC", "HWIO", "NHWC"))

@@ -80,8 +80,9 @@ def max_pool(images: jax.Array, window=2, stride=None, padding: Padding = "VALID
 def average_pool(images: jax.Array, window=2, stride=None, padding: Padding = "VALID", ceil: bool = False) -> jax.Array:
     """The mean of each window, channel by channel, over those of its pixels that lie on the image.
 
-    Its gradient is shared equally: each of the window's k pixels gets upstream / k. Arguments, result and errors are
-    those of `max_pool`. Padding is not counted (as in TensorFlow, and as Caffe's ceil mode treats the far edge).
+    Its gradient is shared equally: each of the window's k pixels gets upstream / k. Padding is not
+    counted (as in TensorFlow, and as Caffe's ceil mode treats the far edge). Arguments, result and errors are
+    those of `max_pool`.
 
     >>> average_pool(jnp.array([[1.0, 5.0, 2.0, 0.0], [3.0, 4.0, 8.0, 7.0]]).reshape(1, 2, 4, 1)).ravel().tolist()
     [3.25, 4.25]

@@ -1,11 +1,11 @@
 # %% [markdown]
-"""What does each augmentation do to an image?
+"""What does the drawn tissue look like, and what does each augmentation do to an image?
 
     python -m experiments.augmentations                  drawn tissue
     python -m experiments.augmentations --image FILE     an image of your own
 
-One picture, augmentations.png: a row for each augmentation, the image itself on the left, and five random variants.
-It takes about ten seconds on two cores, nearly all of it compilation.
+It writes augmentations.png, a row for each augmentation: the image itself on the left, and five random variants; and,
+where no image is given, tissue.png, some drawn tissue of either class.
 """
 
 from dataclasses import dataclass
@@ -68,7 +68,8 @@ def main(settings: Settings) -> Path:
     if settings.image:
         image = images.resize(images.read_image(settings.image), settings.image_size)
     else:
-        image = synthetic.draw_slides(2, seed=settings.seed, size=settings.image_size).images[0]
+        tissue = synthetic.draw_slides(8, seed=settings.seed, size=settings.image_size)
+        image = tissue.images[0]
     folder = runs.create_folder("augmentations", settings.out)
     description = {"experiment": "augmentations", "settings": settings}
     runs.write_json(folder / "config.json", description | runs.environment(device))
@@ -80,6 +81,10 @@ def main(settings: Settings) -> Path:
         captions += [name, *[""] * len(variants)]
     path = folder / "augmentations.png"
     figures.gallery(path, np.stack(shown), captions, "The image (left), and five random variants of it", columns=6)
+    if not settings.image:
+        order = np.argsort(tissue.labels, kind="stable")  # benign in the first row
+        names = [tissue.classes[label] for label in tissue.labels[order]]
+        figures.gallery(folder / "tissue.png", tissue.images[order], names, "Drawn tissue", columns=4)
     reports.print_files(console, folder)
     return path
 
