@@ -80,7 +80,7 @@ def gallery(path: Path, images: np.ndarray, captions: list[str], title: str, col
     height, width = images.shape[1:3]
     lines = max((caption.count("\n") + 1 for caption in captions), default=0)
     cell = 2.1
-    size = max(columns * cell, 5.0), rows * (cell * height / width + 0.17 * lines + 0.1) + 0.6
+    size = max(columns * cell, 5.0), rows * (cell * height / width + 0.17 * lines + 0.1) + 0.6 if len(images) else 0.6
     figure = Figure(figsize=size, layout="constrained")
     for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.axis("off")

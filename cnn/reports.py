@@ -87,11 +87,16 @@ def write_predictions(path: Path, slides: Slides, parts: dict, predicted: np.nda
     return write_csv(path, ("name", "group", "label", "probability", "split"), rows)
 
 
+def shortened(name: str, most: int = 34) -> str:
+    """The end of a name, which is where names differ, on one line of a caption."""
+    return name if len(name) <= most else "..." + name[3 - most :]
+
+
 def draw_mistakes(path: Path, slides: Slides, chosen: np.ndarray, predicted: np.ndarray, most: int = 24) -> Path:
     """A gallery of the images that confounded the network, the surest mistake first."""
     wrong = chosen[evaluation.mistakes(slides.labels[chosen], predicted[chosen])]
     captions = [
-        f"{Path(slides.names[i]).stem}\ntruly {slides.classes[slides.labels[i]]}\n"
+        f"{shortened(slides.names[i])}\ntruly {slides.classes[slides.labels[i]]}\n"
         f"said {slides.classes[predicted[i].argmax()]}: {predicted[i].max():.0%}"
         for i in wrong[:most]
     ]

@@ -121,8 +121,9 @@ def main(settings: Settings) -> dict:
         },
     )
     augmentation = augment.named(settings.augmentation)
-    spread = np.linspace(0, len(parts["training"]) - 1, 6).astype(int)  # of several groups and of both classes
-    some = data.subset(parts["training"][spread])
+    by_class = [parts["training"][data.labels[parts["training"]] == label] for label in range(len(data.classes))]
+    each = max(1, 6 // len(data.classes))
+    some = data.subset(np.concatenate([m[np.linspace(0, len(m) - 1, each).astype(int)] for m in by_class])[:6])
     variants = augment.batched(augmentation)(keys.drawing, training.as_light(np.tile(some.images, (3, 1, 1, 1))))
     captions = [f"{label}\n{group}" for label, group in zip([data.classes[i] for i in some.labels], some.groups)]
     figures.gallery(
