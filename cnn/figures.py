@@ -107,3 +107,35 @@ def scores(path: Path, positive: np.ndarray, probability: np.ndarray, name: str,
     )
     axes.grid(alpha=0.3, axis="x")
     return _save(figure, path)
+
+
+def number_grids(path: Path, grids: list[tuple[str, np.ndarray]], title: str) -> Path:
+    """Small matrices side by side, each number written in its cell: a calculation that one can follow."""
+    widths = [max(grid.shape[1], 2) for _, grid in grids]
+    figure = Figure(figsize=(0.75 * sum(widths) + 0.6 * len(grids), 4.2), layout="constrained")
+    for axes, (name, grid) in zip(figure.subplots(1, len(grids), width_ratios=widths, squeeze=False).flat, grids):
+        largest = max(np.abs(grid).max(), 1e-12)
+        axes.imshow(grid, cmap="PuOr_r", vmin=-largest, vmax=largest, alpha=0.6)
+        for row, column in np.ndindex(grid.shape):
+            axes.text(column, row, f"{grid[row, column]:g}", ha="center", va="center", fontsize=12)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.set_title(name, fontsize=10)
+    figure.suptitle(title, fontsize=11)
+    return _save(figure, path)
+
+
+def cost(path: Path, sizes: list[int], seconds: dict[str, list[float | None]], xlabel: str, title: str) -> Path:
+    """Seconds against size, both on a scale of powers, one line for each way; None where it was not measured."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for (name, values), colour, marker in zip(seconds.items(), (GREY, BLUE, GREEN, ORANGE, "#CC79A7"), "osD^v"):
+        known = [(size, value * 1e3) for size, value in zip(sizes, values) if value is not None]
+        axes.plot(*zip(*known), color=colour, marker=marker, label=name)
+    axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel="milliseconds (median)", title=title)
+    axes.set_xticks(sizes, map(str, sizes))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=9)
+    return _save(figure, path)

@@ -11,7 +11,7 @@ import pytest
 
 from cnn import images, synthetic
 from cnn.errors import UserError
-from experiments import augmentations, predict, reproduce_blog, train
+from experiments import augmentations, convolution_four_ways, predict, reproduce_blog, train
 
 ROOT = Path(__file__).parents[1]
 SIZE = (24, 32)
@@ -132,6 +132,17 @@ def test_augmentations_are_drawn(folder, tmp_path):
     image = next((folder / "benign").iterdir())
     path = augmentations.main(augmentations.Settings(image=image, image_size=SIZE, out=tmp_path / "a"))
     assert images.read_image(path).std() > 10
+
+
+def test_a_convolution_is_taken_four_ways_that_agree(tmp_path, capsys):
+    settings = convolution_four_ways.Settings(sizes=(4, 6), channels=2, batch=1, repeats=1, out=tmp_path / "four")
+    seconds = convolution_four_ways.main(settings)
+    assert set(seconds) == {"loops", "matrix product", "Fourier", "XLA", "the layers'"}
+    assert all(value > 0 for values in seconds.values() for value in values)
+    files = {"by_hand.png", "times.png", "times.csv", "config.json"}
+    assert {path.name for path in settings.out.iterdir()} == files
+    text = capsys.readouterr().out
+    assert "1*1 + 2*0 + 0*-1 + 3*2 + 1*0 + 2*-2 + 0*1 + 2*0 + 4*-1 = -1" in text
 
 
 def call(*arguments: object) -> subprocess.CompletedProcess:
