@@ -35,7 +35,7 @@ class Settings(command_line.Common):
     """How pixels are mixed when an image is resized."""
     model: Literal["seed", "wbc", "spanhol"] = "seed"
     """The network: of 2017, the one that was adapted from, or the one of Spanhol and others (2016)."""
-    dropout: float = 0.5
+    dropout: float = 0.2
     """Share of the last hidden features that is dropped in training, from 0 to less than 1."""
     augmentation: Literal["none", "seed", "default"] = "default"
     """What is done to each image before each step; see cnn/augment.py."""
