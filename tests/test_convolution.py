@@ -25,7 +25,7 @@ from tests.checkers import assert_equal_arrays, assert_gradient
 
 # The fixture float64 stays as it is from one drawn example to the next, so the health check has nothing to fear.
 drawn = settings(
-    max_examples=16, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=14, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 compiled = {way.__name__: jax.jit(way, static_argnums=(2, 3)) for way in (convolve_im2col, convolve_fft, convolve_lax)}
 WAYS = {"convolve_loops": convolve_loops} | compiled
