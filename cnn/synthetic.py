@@ -1,7 +1,7 @@
 """Drawn tissue: a schematic of H&E-stained breast tissue from a seed, in which form says everything and colour nothing.
 
     benign      ducts: a white lumen, lined by one even layer of small nuclei, in pink collagen
-    malignant   crowded, uneven, large nuclei in sheets and cords; no lumen, only irregular gaps
+    malignant   crowded, uneven, large nuclei in sheets and cords; no lumen, only irregular cracks
 
 On real slides a colour histogram alone can tell much of the answer, so a network that learns colours looks clever. Here
 that is impossible by construction. What an image may look like in colour (its stain, its share of white and of nuclei)
@@ -9,19 +9,22 @@ is drawn first, without knowing the class. Then the scene is drawn as one field,
 its pixels are *ranked*: the lowest share becomes white, the highest share nuclei, the rest shades of pink. So every
 image gets exactly the colours that were drawn for it, whatever its class; only where they lie differs.
 
-Lengths are in pixels of an image 120 high, and scale with the height.
+Lengths are in units of which an image is 120 high: at 120 x 160 one unit is one pixel.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import gaussian_filter, zoom
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from cnn.appearance import STAINS
 from cnn.errors import UserError
 from cnn.slides import Slides
 
 CLASSES = ("benign", "malignant")
+BEND = 2.4  # how far a point is moved at most, so that nothing is straight
+FAR = 12.0  # distances beyond it are not told apart
+LINING, SMALL, THIN = 4.0, 14.6, 11.5  # from a lumen to its nuclei's middle; mean area of these nuclei; of thin ones
 
 
 class Look(NamedTuple):
@@ -30,230 +33,218 @@ class Look(NamedTuple):
     white: float  # share of the pixels that are empty
     nuclei: float  # share of the pixels that are nuclei
     stains: np.ndarray  # (2, 3): optical density of red, green, blue for haematoxylin and eosin
-    brightness: float
+    brightness: float  # of bare glass, from 0 to 1
 
 
-class Nucleus(NamedTuple):
-    """An ellipse: centre, half-axes and the angle of the long one (radians from the x axis)."""
+class Scene(NamedTuple):
+    """Where things are: each (height, width), about the distance to the nearest edge, negative inside."""
 
-    y: float
-    x: float
-    long: float
-    short: float
-    angle: float
+    empty: np.ndarray
+    cells: np.ndarray
+    nuclei: np.ndarray
 
 
 def draw_slides(number: int, *, seed: int, size: tuple[int, int] = (120, 160), groups: int = 10) -> Slides:
-    """Draws so many images, half of them benign, in groups that each have a stain of their own.
+    """Draws benign and malignant images by turns, two by two in groups that each have a stain of their own.
 
     Image i depends on (seed, i) and its group's stain on (seed, group) alone: the first ten of 400 are the same as ten.
 
-    Args:
-        number: at least 2.
-        seed: 0 or more.
-        size: height and width in pixels, at least 16.
-        groups: at least 1; each holds both classes.
-    Raises:
-        UserError: for a number, size or groups below these limits.
+    `size` is height and width in pixels, at least 16 each; a `number` that is a multiple of 2 * groups fills all groups
+    alike. Groups are named group03, images group03/benign-0006. An argument below its limit is a UserError.
     """
-    for name, value, least in (("number", number, 2), ("image size", min(size), 16), ("groups", groups, 1)):
-        if value < least:
-            raise UserError(f"drawn tissue: got {name} {value}, wants at least {least}")
-    labels = np.arange(number) % 2
-    in_group = np.arange(number) // 2 % groups
-    images = np.stack([_draw_one(seed, i, labels[i], in_group[i], size) for i in range(number)])
-    return Slides(
-        images=images,
-        labels=labels.astype(np.int32),
-        groups=tuple(f"group{group:02d}" for group in in_group),
-        names=tuple(f"group{in_group[i]:02d}/{CLASSES[labels[i]]}-{i:04d}" for i in range(number)),
-        classes=CLASSES,
-    )
+    for name, value, least in (("number", number, 2), ("size", size, 16), ("groups", groups, 1), ("seed", seed, 0)):
+        if np.min(value) < least:
+            raise UserError(f"drawn tissue: {name} is {value}; give at least {least}")
+    labels, group = np.arange(number) % 2, np.arange(number) // 2 % groups
+    images = np.empty((number, *size, 3), np.uint8)
+    for i in range(number):
+        look = draw_look(_generator(seed, 0, i), draw_stain(_generator(seed, 1, group[i])))
+        images[i] = draw_one(labels[i], _generator(seed, 2, i), size, look)
+    groups = tuple(f"group{g:02d}" for g in group)
+    names = tuple(f"{groups[i]}/{CLASSES[labels[i]]}-{i:04d}" for i in range(number))
+    return Slides(images, labels.astype(np.int32), groups, names, CLASSES)
 
 
 def _generator(seed: int, *purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, *purpose]))
 
 
-def _draw_one(seed: int, i: int, label: int, group: int, size: tuple[int, int]) -> np.ndarray:
-    look = draw_look(_generator(seed, 0, i), _generator(seed, 1, group))
-    field = (benign_field, malignant_field)[label](_generator(seed, 2, i), look, size)
-    return colour(_generator(seed, 3, i), field, look)
+def draw_one(label: int, rng: np.random.Generator, size: tuple[int, int], look: Look) -> np.ndarray:
+    """An image (height, width, 3) uint8 of class `label` (0 benign, 1 malignant) in the colours of `look`."""
+    y, x = coordinates(rng, size)
+    turn = rng.uniform(0, np.pi)  # across the fibres of the collagen
+    scene = (benign_scene, malignant_scene)[label](rng, look, y, x, turn)
+    light = colour(structure(rng, scene, y, x, turn), look)
+    return np.clip(np.round(255 * light + rng.normal(0, 2.0, light.shape)), 0, 255).astype(np.uint8)
 
 
-def draw_look(rng: np.random.Generator, group_rng: np.random.Generator) -> Look:
-    """The colours of one image: shares from its own generator, the stain mostly from its group's."""
-    vectors = STAINS[:2] + group_rng.normal(0, 0.035, (2, 3))
-    vectors = np.maximum(vectors, 0.02) / np.linalg.norm(vectors, axis=1, keepdims=True)
-    strengths = group_rng.uniform((1.0, 0.75), (1.5, 1.25)) * rng.uniform(0.92, 1.08, 2)
-    return Look(
-        white=rng.uniform(0.08, 0.20),
-        nuclei=rng.uniform(0.10, 0.17),
-        stains=vectors * strengths[:, None],
-        brightness=group_rng.uniform(0.93, 1.0) * rng.uniform(0.98, 1.0),
-    )
+# ------------------------------------------------------------------------------------------- the colours, without class
 
 
-# ------------------------------------------------------------------------------------------------------------ the scene
-# A field is (height, width) float: about 0 in empty space, 1 in collagen, 2 in the body of a cell, 3 in a nucleus.
+def draw_stain(rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    """A group's stain: densities (2, 3) of haematoxylin and eosin, their hue and strength varied, and a brightness."""
+    vectors = np.maximum(STAINS[:2] + rng.normal(0, 0.03, (2, 3)), 0.02)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors * rng.uniform((1.0, 0.65), (1.5, 1.2))[:, None], rng.uniform(0.92, 1.0)
 
 
-def _noise(rng: np.random.Generator, size: tuple[int, int], sigma: tuple[float, float]) -> np.ndarray:
-    """Smooth noise of mean 0 and standard deviation 1, as coarse inside as its smoothness allows."""
-    step = max(1, int(min(sigma) / 4))
-    coarse = rng.normal(size=(size[0] // step + 2, size[1] // step + 2))
-    noise = gaussian_filter(coarse, (sigma[0] / step, sigma[1] / step), mode="reflect", truncate=3)
-    if step > 1:
-        noise = gaussian_filter(zoom(noise, step, order=1), step / 2)
-    noise = noise[: size[0], : size[1]]
-    return (noise - noise.mean()) / (noise.std() + 1e-12)
+def draw_look(rng: np.random.Generator, stain: tuple[np.ndarray, float]) -> Look:
+    """The look of one image: its shares of white and of nuclei, and its group's stain, a little changed."""
+    white, nuclei = rng.uniform((0.08, 0.13), (0.17, 0.19))
+    return Look(white, nuclei, stain[0] * rng.uniform(0.92, 1.08, (2, 1)), stain[1] * rng.uniform(0.98, 1.0))
 
 
-def _collagen(rng: np.random.Generator, size: tuple[int, int], scale: float) -> np.ndarray:
-    """Wavy pink fibres, along a direction that bends slowly, with a cleft here and there."""
-    height, width = size
-    y, x = np.mgrid[:height, :width] / scale
-    direction = rng.uniform(0, np.pi) + 0.5 * _noise(rng, size, (25 * scale, 25 * scale))
-    across = x * np.cos(direction) + y * np.sin(direction) + 3 * _noise(rng, size, (8 * scale, 8 * scale))
-    clefts = np.clip(_noise(rng, size, (7 * scale, 7 * scale)) - 1.5, 0, None)
-    fibres = 0.12 * np.sin(across * rng.uniform(0.8, 1.1)) + 0.10 * _noise(rng, size, (2.0 * scale, 2.0 * scale))
-    return 1 + fibres - 1.5 * clefts
+def colour(field: np.ndarray, look: Look) -> np.ndarray:
+    """Gives a field exactly the colours of a look: (height, width) -> (height, width, 3) light, from 0 to 1.
 
-
-def _stamp(field: np.ndarray, nuclei: list[Nucleus], scale: float) -> None:
-    """Raises the field to 3 inside each ellipse, with an edge as soft as the ellipse is large."""
-    height, width = field.shape
-    for nucleus in nuclei:
-        y, x, long, short = (value * scale for value in nucleus[:4])
-        reach = 1.4 * long + 1
-        top, left = max(int(y - reach), 0), max(int(x - reach), 0)
-        rows, columns = np.ogrid[top : min(int(y + reach) + 2, height), left : min(int(x + reach) + 2, width)]
-        if not rows.size or not columns.size:
-            continue
-        c, s = np.cos(nucleus.angle), np.sin(nucleus.angle)
-        along, across = (columns - x) * c + (rows - y) * s, (rows - y) * c - (columns - x) * s
-        radius = np.sqrt((along / long) ** 2 + (across / short) ** 2)
-        value = 2 + np.clip((1.2 - radius) / 0.4, 0, 1)
-        part = field[rows[0, 0] : rows[-1, 0] + 1, columns[0, 0] : columns[0, -1] + 1]
-        np.maximum(part, np.where(radius < 1.2, value, 0), out=part)
-
-
-def _spindles(rng: np.random.Generator, field: np.ndarray, scale: float, number: int) -> list[Nucleus]:
-    """A few thin nuclei in the collagen, away from everything else: both classes have them."""
-    height, width = field.shape
-    spindles = []
-    for _ in range(number):
-        y, x = rng.uniform(0, height - 1), rng.uniform(0, width - 1)
-        reach = int(4 * scale) + 1
-        around = field[max(int(y) - reach, 0) : int(y) + reach, max(int(x) - reach, 0) : int(x) + reach]
-        if around.min() > 0.5 and around.max() < 1.5:
-            spindles.append(
-                Nucleus(y / scale, x / scale, rng.uniform(2.8, 4.0), rng.uniform(0.9, 1.2), rng.uniform(0, 3))
-            )
-    return spindles
-
-
-def benign_field(rng: np.random.Generator, look: Look, size: tuple[int, int]) -> np.ndarray:
-    """Ducts whose lumens make up the white, and whose one layer of nuclei makes up the nuclei."""
-    height, width = size
-    scale = height / 120
-    area = height * width / scale**2
-    field = _collagen(rng, size, scale)
-    y, x = np.mgrid[:height, :width] / scale
-    # k ducts of radius r: k pi r^2 of white, and k 2 pi (r + 4) / 5 nuclei of 15 square pixels each. Both are given.
-    ratio = look.white * area / np.pi / (0.9 * look.nuclei * area / (2 * np.pi / 5 * 15))
-    radius = (ratio + np.sqrt(ratio**2 + 16 * ratio)) / 2  # r^2 / (r + 4) = ratio
-    ducts = max(1, round(look.white * area / np.pi / radius**2 * 1.25))  # some are cut by the border
-    placed, nuclei = [], []
-    for _ in range(60 * ducts):
-        if len(placed) == ducts:
-            break
-        r = radius * rng.uniform(0.75, 1.25)
-        cy, cx = rng.uniform(-0.3 * r, 120 + 0.3 * r), rng.uniform(-0.3 * r, width / scale + 0.3 * r)
-        if any(np.hypot(cy - oy, cx - ox) < r + other + 15 for oy, ox, other in placed):
-            continue
-        placed.append((cy, cx, r))
-        stretch, lobe, turn = rng.uniform(0.0, 0.22), rng.uniform(0.0, 0.08), rng.uniform(0, 2 * np.pi)
-
-        def outline(angle, r=r, stretch=stretch, lobe=lobe, turn=turn):  # the lumen's radius in each direction
-            return r * (1 + stretch * np.cos(2 * (angle - turn)) + lobe * np.cos(3 * angle + turn))
-
-        distance = np.hypot(y - cy, x - cx) - outline(np.arctan2(y - cy, x - cx))  # from the lumen's edge, inside < 0
-        field = np.where(distance < 8.5, np.maximum(field, 1.75 - 0.25 * np.clip(distance - 7.5, 0, 1)), field)
-        field = np.where(distance < 1.0, 1.75 * np.clip((distance + 1.0) / 2.0, -3, 1) - 0.01 * r, field)
-        count = round(2 * np.pi * (r + 4) / 5.0)
-        for step in range(count):
-            angle = 2 * np.pi * (step + rng.uniform(-0.12, 0.12)) / count + turn
-            out = outline(angle) + 4.0 + rng.normal(0, 0.25)
-            long, short = rng.uniform(2.4, 2.9), rng.uniform(1.65, 1.9)
-            nuclei.append(Nucleus(cy + out * np.sin(angle), cx + out * np.cos(angle), long, short, angle))
-    nuclei += _spindles(rng, field, scale, 14)
-    _stamp(field, nuclei, scale)
-    return field
-
-
-def malignant_field(rng: np.random.Generator, look: Look, size: tuple[int, int]) -> np.ndarray:
-    """Sheets and cords, crowded with large, uneven nuclei; the white is in irregular gaps beside them."""
-    height, width = size
-    scale = height / 120
-    area = height * width / scale**2
-    field = _collagen(rng, size, scale)
-    y, x = np.mgrid[:height, :width] / scale
-    # Where the cells are: the highest part of a smooth field of blobs (sheets) and winding bands (cords).
-    turn = rng.uniform(0, np.pi)
-    along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
-    bands = np.cos(
-        2 * np.pi * across / rng.uniform(36, 52) + 1.3 * _noise(rng, size, (16 * scale, 16 * scale)) + along / 60
-    )
-    sheets = _noise(rng, size, (20 * scale, 20 * scale))
-    cells = bands + rng.uniform(0.3, 1.2) * sheets
-    share = look.nuclei / 0.52  # of the image: crowded cells are about half nucleus
-    edge = np.quantile(cells, 1 - share)
-    # Gaps: the lowest part of another smooth field, kept out of the cells.
-    gaps = _noise(rng, size, (5 * scale, 9 * scale) if rng.random() < 0.5 else (9 * scale, 5 * scale))
-    gaps = gaps + 0.6 * _noise(rng, size, (2.5 * scale, 2.5 * scale)) + 2.5 * np.clip((cells - edge) * 3, -0.3, 1)
-    empty = np.quantile(gaps, look.white)
-    field = np.where(cells > edge, np.maximum(field, 1.75), field)
-    field = np.where(gaps < empty + 0.25, np.minimum(field, 1.2 * (gaps - empty) / 0.25), field)
-    nuclei, taken, covered = [], np.zeros((0, 3)), 0.0
-    for _ in range(4000):
-        if covered > look.nuclei * area:
-            break
-        cy, cx = rng.uniform(0, 120), rng.uniform(0, width / scale)
-        pixel = min(int(cy * scale), height - 1), min(int(cx * scale), width - 1)
-        if cells[pixel] < edge or field[pixel] < 1.5:
-            continue
-        long = rng.uniform(3.4, 6.8)
-        short = long * rng.uniform(0.55, 0.95)
-        size_here = (long + short) / 2
-        if len(taken) and (np.hypot(taken[:, 0] - cy, taken[:, 1] - cx) < 0.76 * (taken[:, 2] + size_here)).any():
-            continue
-        taken = np.vstack([taken, (cy, cx, size_here)])
-        nuclei.append(Nucleus(cy, cx, long, short, rng.uniform(0, np.pi)))
-        covered += np.pi * long * short
-    nuclei += _spindles(rng, field, scale, 14)
-    _stamp(field, nuclei, scale)
-    return field
-
-
-# ----------------------------------------------------------------------------------------------------------- the colour
-
-
-def colour(rng: np.random.Generator, field: np.ndarray, look: Look) -> np.ndarray:
-    """Gives a field exactly the colours of a look: (height, width) -> (height, width, 3) uint8.
-
-    The pixel of rank q (0 the lowest, 1 the highest) gets fixed amounts of haematoxylin and eosin, so the image's
-    histogram depends on the look alone. Light is exp(-amounts @ stains) (Beer and Lambert).
+    The pixel of rank q (0 the lowest, 1 the highest) gets fixed amounts of haematoxylin and eosin, so all fields of one
+    size get one histogram. Light is brightness * exp(-amounts @ stains) (Beer, Lambert; Ruifrok and Johnston 2001).
     """
-    scale = field.shape[0] / 120
-    textured = field + 0.12 * _noise(rng, field.shape, (0.7 * scale, 0.7 * scale)) * np.clip(field, 0, 1)
-    textured = textured + 1e-6 * rng.random(field.shape)  # no ties
-    rank = np.empty(field.size)
-    rank[np.argsort(textured, axis=None)] = np.linspace(0, 1, field.size)
-    white, nuclei, soft = look.white, 1 - look.nuclei, 0.012
-    knots = [0, white - soft, white + soft, (white + nuclei) / 2, nuclei - soft, nuclei + soft, 1]
-    haematoxylin = np.interp(rank, knots, [0.00, 0.02, 0.06, 0.10, 0.30, 0.85, 1.35])
-    eosin = np.interp(rank, knots, [0.01, 0.03, 0.28, 0.50, 0.62, 0.45, 0.50])
-    density = np.stack([haematoxylin, eosin], axis=-1) @ look.stains
-    light = look.brightness * np.exp(-density.reshape(*field.shape, 3))
-    return np.clip(np.round(255 * light + rng.normal(0, 2.0, (*field.shape, 3))), 0, 255).astype(np.uint8)
+    white, nuclei, soft = look.white, 1 - look.nuclei, 0.022
+    ranks = [0.0, white - soft, white + soft, 0.6 * white + 0.4 * nuclei, nuclei - soft, nuclei + soft, 1.0]
+    # to the edge of empty space (two ranks), over collagen and the bodies of cells, to the edge of nuclei (two ranks)
+    amounts = [[0.00, 0.02, 0.05, 0.09, 0.36, 0.80, 1.45], [0.00, 0.02, 0.30, 0.50, 0.62, 0.45, 0.50]]
+    rank = np.linspace(0, 1, field.size)
+    density = np.stack([np.interp(rank, ranks, amount) for amount in amounts], axis=-1) @ look.stains
+    light = np.empty((field.size, 3))
+    light[np.argsort(field, axis=None, kind="stable")] = look.brightness * np.exp(-density)
+    return light.reshape(*field.shape, 3)
+
+
+# ------------------------------------------------------------------------------------------------- the tools of drawing
+
+
+def noise(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Noise at the places y, x (any shape): mean 0, deviation about 1, smooth over a length of 1, repeated after 48."""
+    lattice = gaussian_filter(rng.normal(size=(64, 64)), 0.9, mode="wrap")
+    return map_coordinates(lattice / lattice.std(), [y * (64 / 48), x * (64 / 48)], order=1, mode="grid-wrap")
+
+
+def coordinates(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """The place y, x of each pixel, each (height, width), bent a little: in tissue nothing is straight."""
+    y, x = (np.mgrid[: size[0], : size[1]] + 0.5) * 120 / size[0]
+    bend_y, bend_x = (BEND * np.clip(noise(rng, y / 14, x / 14) / 2, -1, 1) for _ in range(2))
+    return y + bend_y, x + bend_x
+
+
+def relative_radius(ellipse: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """0 in the centre of an ellipse, 1 on its edge; `ellipse` is y, x, two half-axes, and the first's angle to x."""
+    dy, dx, c, s = y - ellipse[0], x - ellipse[1], np.cos(ellipse[4]), np.sin(ellipse[4])
+    return np.sqrt(((dx * c + dy * s) / ellipse[2]) ** 2 + ((dy * c - dx * s) / ellipse[3]) ** 2)
+
+
+def distance_to_ellipses(ellipses: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """About the distance to the nearest of (number, 5) ellipses, at most FAR: (height, width), negative inside."""
+    height, width = y.shape
+    distance = np.full(y.size, FAR)
+    if len(ellipses):
+        unit = height / 120  # in pixels
+        reach = int(np.ceil((ellipses[:, 2].max() + 3 + BEND) * unit))  # only a window around each is looked at
+        window = np.arange(-reach, reach + 1)
+        rows = (ellipses[:, :1] * unit).astype(int) + np.repeat(window, window.size)
+        columns = (ellipses[:, 1:2] * unit).astype(int) + np.tile(window, window.size)
+        pixels = np.clip(rows, 0, height - 1) * width + np.clip(columns, 0, width - 1)  # (number, window)
+        radius = relative_radius(ellipses.T[:, :, None], y.ravel()[pixels], x.ravel()[pixels])
+        np.minimum.at(distance, pixels, (radius - 1) * np.sqrt(ellipses[:, 2:3] * ellipses[:, 3:4]))
+    return distance.reshape(height, width)
+
+
+def thin_nuclei(rng: np.random.Generator, room: np.ndarray, y, x, turn: float, number: int) -> np.ndarray:
+    """Thin nuclei along the collagen, (number, 5), where `room` (height, width) is true: both classes have them."""
+    places = np.flatnonzero(room)
+    chosen = rng.choice(places, min(number, places.size), replace=False)
+    halves = rng.uniform((3.0, 0.9), (4.0, 1.2), (chosen.size, 2))
+    angle = turn + np.pi / 2 + rng.normal(0, 0.25, chosen.size)
+    return np.column_stack([y.ravel()[chosen], x.ravel()[chosen], halves, angle])
+
+
+def place_ducts(rng: np.random.Generator, look: Look, frame: np.ndarray) -> np.ndarray:
+    """Lumens, (number, 5), about as large and many as the look asks for; some are cut by the border of the frame."""
+    # Per unit of area, k ducts of radius r give k pi r^2 of white, and k 2 pi (r + 4) / 4.5 small nuclei.
+    ratio = look.white / (0.92 * look.nuclei) * 2 * SMALL / 4.5  # which is r^2 / (r + 4)
+    radius = (ratio + np.sqrt(ratio**2 + 4 * LINING * ratio)) / 2
+    wide = frame + 1.4 * radius
+    number = max(1, round(look.white / (np.pi * radius**2) * wide.prod()))
+    radii, centres = radius * rng.uniform(0.75, 1.25, number), rng.uniform(0, wide, (number, 2))
+    for _ in range(40):  # those that overlap push each other away
+        apart = centres[:, None] - centres
+        distance = np.hypot(*apart.T) + 1e9 * np.eye(number) + 1e-9
+        overlap = np.clip(radii[:, None] + radii + 19 - distance, 0, None)
+        centres = np.clip(centres + 0.4 * (apart * (overlap / distance)[:, :, None]).sum(1), 0, wide)
+    halves = radii * (1 + np.outer([1, -1], rng.uniform(0.02, 0.25, number)))
+    return np.column_stack([centres - 0.7 * radius, *halves, rng.uniform(0, np.pi, number)])
+
+
+def line_duct(rng: np.random.Generator, duct: np.ndarray, pitch: float) -> np.ndarray:
+    """Small nuclei, (count, 5), in one even layer around a lumen, `pitch` apart and pointing outwards."""
+    long, short = duct[2:4] * (1 + LINING / np.sqrt(duct[2] * duct[3]))
+    t = np.linspace(0, 2 * np.pi, 200)
+    arc = np.append(0, np.cumsum(np.hypot(np.diff(long * np.cos(t)), np.diff(short * np.sin(t)))))
+    count = max(1, round(arc[-1] / pitch))
+    t = np.interp((np.arange(count) + rng.uniform(-0.1, 0.1, count)) / count * arc[-1], arc, t)
+    u, v, c, s = long * np.cos(t), short * np.sin(t), np.cos(duct[4]), np.sin(duct[4])
+    outwards = np.arctan2(np.sin(t) / short, np.cos(t) / long) + duct[4]
+    halves = rng.uniform((2.5, 1.6), (2.9, 1.85), (count, 2))
+    return np.column_stack([duct[0] + u * s + v * c, duct[1] + u * c - v * s, halves, outwards])
+
+
+def benign_scene(rng: np.random.Generator, look: Look, y: np.ndarray, x: np.ndarray, turn: float) -> Scene:
+    """Ducts: their lumens are the white, and their one layer of nuclei is most of the nuclei."""
+    frame = np.array([120.0, 120 * y.shape[1] / y.shape[0]])
+    ducts = place_ducts(rng, look, frame)
+    radius = np.stack([relative_radius(duct, y, x) for duct in ducts])  # (ducts, height, width)
+    ducts[:, 2:4] *= (grown := np.clip(np.quantile(radius.min(0), look.white), 0.7, 1.3))  # now they hold the white
+    lumen = ((radius / grown - 1) * np.sqrt(ducts[:, 2] * ducts[:, 3])[:, None, None]).min(0)
+    wanted = look.nuclei * frame.prod()
+    length = (np.abs(lumen - LINING) < 1).mean() / 2 * frame.prod()  # of the linings, as far as they are seen
+    pitch = np.clip(length * SMALL / (0.94 * wanted), 3.9, 5.5)
+    few = round(np.clip((wanted - length / pitch * SMALL) / THIN, 6, 24))
+    nuclei = [line_duct(rng, duct, pitch) for duct in ducts] + [thin_nuclei(rng, lumen > 12, y, x, turn, few)]
+    return Scene(lumen, lumen - 2 * LINING, distance_to_ellipses(np.concatenate(nuclei), y, x))
+
+
+def place_crowd(rng: np.random.Generator, region: np.ndarray, y, x, area: float, wanted: float) -> np.ndarray:
+    """Large, uneven nuclei, (number, 5), crowded in `region` (height, width), until they cover the area wanted."""
+    places = np.flatnonzero(region)
+    tries = rng.choice(places, min(places.size, int(area / 15) + 1), replace=False)
+    cy, cx, long = y.ravel()[tries], x.ravel()[tries], rng.uniform(3.9, 7.0, tries.size)
+    short = long * rng.uniform(0.55, 0.95, tries.size)
+    mean, free, kept, covered = (long + short) / 2, np.ones(tries.size, bool), [], 0.0
+    for i in range(tries.size):
+        if free[i] and covered < wanted:
+            kept.append(i)
+            covered += 0.95 * np.pi * long[i] * short[i]  # they overlap a little
+            free &= np.hypot(cy - cy[i], cx - cx[i]) > 0.72 * (mean + mean[i])
+    return np.column_stack([cy, cx, long, short, rng.uniform(0, np.pi, tries.size)])[kept]
+
+
+def malignant_scene(rng: np.random.Generator, look: Look, y: np.ndarray, x: np.ndarray, turn: float) -> Scene:
+    """Sheets and cords of crowded cells; the white is cracks between them."""
+    area = 120 * 120 * y.shape[1] / y.shape[0]
+    # Cells are in the highest part of a field of winding bands (cords) and blobs (sheets).
+    across = x * np.cos(turn) + y * np.sin(turn)
+    cords = np.cos(2 * np.pi * across / rng.uniform(26, 44) + 1.5 * noise(rng, y / 24, x / 24))
+    cords_and_sheets = cords + rng.uniform(0.2, 1.5) * noise(rng, y / 26, x / 26)
+    region = cords_and_sheets > np.quantile(cords_and_sheets, 1 - look.nuclei / 0.65)  # 65 % of it become nuclei
+    body = distance_to_ellipses(place_crowd(rng, region, y, x, area, look.nuclei * area - 9 * THIN), y, x)
+    # Cracks are where a field is near zero, wide or narrow as another one says, and never in a cell.
+    crack = np.abs(noise(rng, y / 20, x / 20)) + 0.3 * noise(rng, y / 30, x / 30) + 0.12 * noise(rng, y / 5, x / 5)
+    outside = np.append(crack[body > 3], crack.max())
+    edge = np.quantile(outside, min(look.white * y.size / outside.size, 1))
+    empty = np.maximum(14 * (crack - edge), 3 - body)
+    thin = thin_nuclei(rng, ~region & (np.minimum(body, empty) > 4), y, x, turn, 9)
+    return Scene(empty, body - 3, np.minimum(body, distance_to_ellipses(thin, y, x)))
+
+
+def structure(rng: np.random.Generator, scene: Scene, y: np.ndarray, x: np.ndarray, turn: float) -> np.ndarray:
+    """The field, (height, width): 0 or less where empty, about 1 in collagen, 2 in a cell, 3 in a nucleus."""
+    soft = 1.3 * max(1, 120 / len(y))  # edges are a little wider than a pixel
+    empty, cells, nuclei = (np.clip(0.5 - distance / soft, 0, 1) for distance in scene)  # 1 inside, 0 outside
+    across = x * np.cos(turn) + y * np.sin(turn) + 6 * noise(rng, y / 30, x / 30)
+    along, grain = y * np.cos(turn) - x * np.sin(turn), noise(rng, y / 1.6, x / 1.6)
+    collagen = 1 + 0.22 * noise(rng, across / 2.2, along / 16) + 0.15 * noise(rng, y / 14, x / 14) + 0.04 * grain
+    cell = 1.75 + 0.1 * grain + 0.3 * np.clip(1 - scene.nuclei / 4, 0, 1)
+    nucleus = 3 + 0.15 * grain + 0.07 * noise(rng, y / 7, x / 7) + 0.25 * np.clip(-scene.nuclei / 4, 0, 1)
+    field = collagen + (cell - collagen) * cells
+    field = field * (1 - empty) + 0.02 * np.minimum(scene.empty, 0)
+    return field + (nucleus - field) * nuclei

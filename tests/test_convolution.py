@@ -121,6 +121,11 @@ def test_padding_surrounds_the_image_with_zeros_side_by_side(way):
     assert_equal_arrays(got[0, :, :, 0], want, "padding ((1, 0), (0, 2))", atol=1e-5)
 
 
+def test_without_options_the_stride_is_one_and_there_is_no_padding():
+    for way in compiled.values():
+        assert jax.eval_shape(way, IMAGE, KERNEL).shape == convolve_loops(IMAGE, KERNEL).shape == (1, 2, 2, 1)
+
+
 def test_a_learned_convolution_does_not_flip_its_kernel_and_that_of_signal_processing_does():
     image, kernel = IMAGE[0, :, :, 0], KERNEL[:, :, 0, 0]
     ours = convolve_loops(IMAGE, KERNEL)[0, :, :, 0]
