@@ -39,7 +39,7 @@ class Settings(command_line.Common):
     """Share of the last hidden features that is dropped in training, from 0 to less than 1."""
     augmentation: Literal["none", "seed", "default"] = "default"
     """What is done to each image before each step; see cnn/augment.py."""
-    epochs: int = 20
+    epochs: int = 24
     """Epochs at most."""
     patience: int = 10
     """Epochs without a lower validation loss after which training stops."""
