@@ -19,13 +19,15 @@ def dense(inputs: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -
     Returns:
         (batch, out_features).
     Raises:
-        ShapeError: if the inputs are not (batch, in_features).
+        ShapeError: if the inputs are not (batch, in_features), or the bias is not (out_features,).
 
     >>> dense(jnp.array([[1.0, 2.0]]), jnp.array([[3.0], [4.0]]), jnp.array([0.5])).tolist()  # 1*3 + 2*4 + 0.5
     [[11.5]]
     """
     if inputs.ndim != 2 or inputs.shape[1] != kernel.shape[0]:
         raise ShapeError("dense", f"inputs of shape {inputs.shape}", f"(batch, {kernel.shape[0]})")
+    if bias is not None and bias.shape != kernel.shape[1:]:
+        raise ShapeError("dense", f"a bias of shape {bias.shape}", f"({kernel.shape[1]},)")
     outputs = inputs @ kernel
     return outputs if bias is None else outputs + bias
 
@@ -67,5 +69,5 @@ def dropout(key: jax.Array, inputs: jax.Array, rate: float) -> jax.Array:
         UserError: for a rate outside [0, 1).
     """
     check_rate(rate)
-    keep = jax.random.bernoulli(key, 1 - rate, inputs.shape)
+    keep = jax.random.bernoulli(key, 1.0 - rate, inputs.shape)
     return jnp.where(keep, inputs / (1 - rate), 0)

@@ -10,6 +10,11 @@ import jax.numpy as jnp
 from cnn.errors import ShapeError
 
 
+def _check_labels(name: str, logits: jax.Array, labels: jax.Array) -> None:
+    if labels.shape != logits.shape[:1]:  # (batch, 1) would be stretched against (batch,) to a square
+        raise ShapeError(name, f"labels of shape {labels.shape}", f"({logits.shape[0]},), one for each row of logits")
+
+
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """-log of the probability that one logit gives to the true one of two classes.
 
@@ -27,6 +32,7 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """
     if logits.ndim != 2 or logits.shape[1] != 1:
         raise ShapeError("binary cross-entropy", f"logits of shape {logits.shape}", "(batch, 1)")
+    _check_labels("binary cross-entropy", logits, labels)
     z = logits[:, 0]
     # max(z, 0) and |z| take the same branch at z = 0, so that the gradient there is sigmoid(0) - y = 1/2 - y.
     return jnp.where(z >= 0, z, 0) - z * labels + jnp.log1p(jnp.exp(jnp.where(z >= 0, -z, z)))
@@ -40,12 +46,13 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
     Args:
         logits: (batch, classes), floating point.
-        labels: (batch,) int, from 0 to classes - 1.
+        labels: (batch,) int, from 0 to classes - 1; any other gives NaN.
     Returns:
         (batch,), in nats, 0 or more.
     """
     if logits.ndim != 2 or logits.shape[1] < 2:
         raise ShapeError("softmax cross-entropy", f"logits of shape {logits.shape}", "(batch, classes), 2 or more")
+    _check_labels("softmax cross-entropy", logits, labels)
     # Any constant gives the same result, so no gradient needs to flow through the maximum.
     shifted = logits - jax.lax.stop_gradient(logits.max(axis=1, keepdims=True))
     true = jnp.take_along_axis(shifted, labels[:, None], axis=1)[:, 0]

@@ -39,12 +39,19 @@ def outputs_for(classes: int) -> int:
     return 1 if classes == 2 else classes
 
 
+def _channels(image_shape: tuple[int, int, int]) -> int:
+    if len(image_shape) != 3:
+        raise ShapeError("network", f"images of shape {tuple(image_shape)}", "(height, width, channels)")
+    return image_shape[2]
+
+
 def table(network: Network, image_shape: tuple[int, int, int]) -> list[Row]:
     """What each layer makes of one image of (height, width, channels), without computing it.
 
     Raises:
         ShapeError: if a layer cannot take what the one before gives; the message names the layer's place.
     """
+    _channels(image_shape)
     shape, rows, windows = (1, *image_shape), [], []
     for number, layer in enumerate(network.layers, start=1):
         try:
@@ -89,7 +96,7 @@ def seed(image_shape: tuple[int, int, int], classes: int, *, dropout: float = 0.
     """
     keys = jax.random.split(key, 5)
     layers = [
-        Convolution(image_shape[2], 32, key=keys[0]),
+        Convolution(_channels(image_shape), 32, key=keys[0]),
         ReLU(),
         MaxPool(2),
         Convolution(32, 32, key=keys[1]),
@@ -108,7 +115,7 @@ def wbc(image_shape: tuple[int, int, int], classes: int, *, dropout: float = 0.7
     Source: dhruvp/wbc-classification on GitHub. Arguments as for `seed`.
     """
     keys = jax.random.split(key, 5)
-    layers, channels = [], image_shape[2]
+    layers, channels = [], _channels(image_shape)
     for number, out_channels in enumerate((32, 32, 64)):
         layers += [Convolution(channels, out_channels, key=keys[number]), ReLU(), MaxPool(2)]
         channels = out_channels
@@ -123,7 +130,7 @@ def spanhol(image_shape: tuple[int, int, int], classes: int, *, dropout: float =
     Arguments as for `seed`.
     """
     keys = jax.random.split(key, 5)
-    layers, channels = [], image_shape[2]
+    layers, channels = [], _channels(image_shape)
     for number, (out_channels, pool) in enumerate([(32, MaxPool), (32, AveragePool), (64, AveragePool)]):
         convolution = Convolution(
             channels, out_channels, kernel_size=5, padding=2, initializer=he_normal, key=keys[number]

@@ -18,7 +18,7 @@ Sides = tuple[tuple[int, int], tuple[int, int]]  # ((top, bottom), (left, right)
 
 def pair(value: int | Sequence[int], what: str) -> tuple[int, int]:
     """Gives (height, width) for an int or a pair of ints; each must be at least 1, else ShapeError names `what`."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Sequence) else (value, value)
     if len(values) != 2 or any(not isinstance(v, int) or v < 1 for v in values):
         raise ShapeError(what, value, "one int or a pair (height, width) of ints, each at least 1")
     return values
@@ -40,7 +40,8 @@ def resolve_padding(padding: Padding, size: tuple[int, int], window: tuple[int, 
         return tuple((total // 2, total - total // 2) for total in totals)
     if isinstance(padding, int):
         padding = ((padding, padding), (padding, padding))
-    sides = tuple(tuple(side) for side in padding) if not isinstance(padding, str) else ()
+    sides = padding if isinstance(padding, Sequence) and not isinstance(padding, str) else ()
+    sides = tuple(tuple(side) if isinstance(side, Sequence) else () for side in sides)
     if [len(side) for side in sides] != [2, 2] or any(not isinstance(p, int) or p < 0 for side in sides for p in side):
         raise ShapeError(
             "padding", padding, '"VALID", "SAME", an int of at least 0, or ((top, bottom), (left, right)) of them'
@@ -52,7 +53,7 @@ def places(size: int, window: int, stride: int, sides: tuple[int, int], ceil: bo
     """The number of places a window has along one axis: floor((size + low + high - window) / stride) + 1.
 
     With `ceil` the division rounds up, so that no pixel at the far end is left out: the last window then hangs over
-    the edge, but always starts on the image or its low padding (Caffe's rule, and PyTorch's `ceil_mode`). Zero or less
+    the edge, but always starts on the image or its low padding (Caffe's rule). Zero or less
     means that the window does not fit.
 
     >>> places(64, window=3, stride=2, sides=(0, 0)), places(64, window=3, stride=2, sides=(0, 0), ceil=True)
@@ -64,8 +65,7 @@ def places(size: int, window: int, stride: int, sides: tuple[int, int], ceil: bo
         return 0
     if not ceil:
         return room // stride + 1
-    count = -(-room // stride) + 1
-    return count - 1 if (count - 1) * stride >= size + low else count
+    return min(-(-room // stride) + 1, -(-(size + low) // stride))
 
 
 def receptive_fields(windows: Sequence[tuple[int, int]]) -> list[int]:

@@ -194,3 +194,12 @@ def test_a_rate_that_is_no_share_is_refused(rate):
 @pytest.mark.parametrize("rate", [0, 0.5, 0.999])
 def test_a_rate_from_zero_up_to_one_is_taken(rate):
     assert check_rate(rate) is None
+
+
+def test_a_bias_of_another_shape_is_refused():
+    with pytest.raises(ShapeError, match=r"dense: got a bias of shape \(2, 1\), wants \(4,\)"):
+        dense(jnp.ones((2, 3)), jnp.ones((3, 4)), jnp.ones((2, 1)))
+
+
+def test_a_rate_of_0_keeps_everything_even_as_an_int():
+    assert_equal_arrays(dropout(jax.random.key(0), jnp.ones((2, 3)), 0), np.ones((2, 3)), "nothing dropped")

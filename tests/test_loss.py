@@ -183,3 +183,10 @@ def test_the_softmax_loss_wants_at_least_two_logits_an_image(shape):
     with pytest.raises(ShapeError) as error:
         softmax_cross_entropy(jnp.zeros(shape), jnp.zeros(3, int))
     assert str(error.value) == f"softmax cross-entropy: got logits of shape {shape}, wants (batch, classes), 2 or more"
+
+
+@pytest.mark.parametrize("labels", [np.zeros((3, 1), int), np.zeros(1, int), np.zeros(4, int)])
+@pytest.mark.parametrize(("loss", "outputs"), [(binary_cross_entropy, 1), (softmax_cross_entropy, 3)])
+def test_labels_that_would_be_stretched_to_the_logits_are_refused(loss, outputs, labels):
+    with pytest.raises(ShapeError, match=r"labels of shape .*, wants \(3,\), one for each row of logits"):
+        loss(jnp.zeros((3, outputs)), jnp.asarray(labels))

@@ -194,3 +194,23 @@ def test_the_field_is_what_one_finds_by_walking_back_from_one_output_pixel(layer
         for window, stride in reversed(layers[:depth]):  # output y covers the inputs y * stride ... + window - 1
             first, last = first * stride, last * stride + window - 1
         assert field == last - first + 1
+
+
+@pytest.mark.parametrize("value", [1.5, None, True, "3", (3, 1.5)])
+def test_what_is_no_size_is_refused_by_name(value):
+    if value is True:  # Python counts True as 1
+        assert pair(value, "stride") == (1, 1)
+    else:
+        with pytest.raises(ShapeError, match=r"^stride: got .*, wants one int or a pair"):
+            pair(value, "stride")
+
+
+@pytest.mark.parametrize("padding", [(1, 1), 1.5, None, ((1, 2), 3), "Same"])
+def test_what_is_no_padding_is_refused_by_name(padding):
+    with pytest.raises(ShapeError, match=r'^padding: got .*, wants "VALID", "SAME", an int'):
+        resolve_padding(padding, (5, 6), (3, 3), (1, 1))
+
+
+def test_in_ceil_mode_no_window_starts_beyond_the_image():
+    # one pixel and two of padding behind it: windows would start at 0, 1 and 2, but only the first is on the image
+    assert places(1, window=1, stride=1, sides=(0, 2), ceil=True) == 1
