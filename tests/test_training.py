@@ -82,6 +82,8 @@ def test_the_first_three_steps_of_adam():
     gradients = [{"w": jnp.array(g)} for g in (2.0, -1.0, 0.5)]
     got = steps_of(make_optimizer(3, learning_rate=0.1), {"w": jnp.array(1.0)}, gradients)
     assert_equal_arrays([p["w"] for p in got], [w1, w2, w3], "three steps of Adam", atol=1e-5)
+    default = steps_of(make_optimizer(1), {"w": jnp.array(1.0)}, [{"w": jnp.array(5.0)}])
+    assert_equal_arrays(default[0]["w"], 1 - 0.001, "the rate is 0.001 unless given, as Kingma and Ba have it")
 
 
 def test_weight_decay_takes_its_share_of_kernels_and_leaves_biases():
@@ -127,7 +129,8 @@ def test_a_step_is_a_gradient_of_the_mean_loss_and_adam_on_images_that_were_augm
     graph, parameters, state = begin(tiny_network(dropout=0.5), optimizer)
     with jax.debug_key_reuse(True):  # JAX objects if augmentation and dropout draw from one key
         step = make_step(graph, optimizer, fade)
-        state, (loss, correct) = step(state, key, images, labels, chosen, np.ones(3, np.float32))
+        given, (state, (loss, correct)) = state, step(state, key, images, labels, chosen, np.ones(3, np.float32))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given.parameters)), "the state is donated"
 
     augment_key, dropout_key = jax.random.split(jax.random.clone(key))
     light, truth = batched(fade)(augment_key, images[chosen] / np.float32(255)), labels[chosen]
