@@ -100,16 +100,16 @@ def test_weight_decay_takes_its_share_of_kernels_and_leaves_biases():
         assert_equal_arrays(second[name], np.full(shapes[name], after_two), f"{name} with decay", atol=1e-5)
 
 
-COSINE = 0.4 * (1 + math.cos(0.3 * math.pi)) / 2
-RATES = {"constant": (0.4, 0.4, 0.4), "cosine": (0.4, COSINE, 0.0), "one-cycle": (0.4 / 25, 0.4, 0.4 / 25 / 1e4)}
+COSINE = [0.4 * (1 + math.cos(done / 10 * math.pi)) / 2 for done in (0, 1, 3, 10)]
+RATES = {"constant": [0.4] * 4, "cosine": COSINE, "one-cycle": [0.016, 0.016 + 0.384 / 4, 0.4, 0.016 / 1e4]}
 
 
 @pytest.mark.parametrize("schedule", RATES)
-def test_a_schedule_changes_the_rate_as_it_says_at_the_start_after_3_and_after_10_of_10_steps(schedule):
-    # a constant gradient makes every step of Adam as long as its rate
+def test_a_schedule_changes_the_rate_as_it_says_at_the_start_and_after_1_and_3_and_10_of_10_steps(schedule):
+    # a constant gradient makes every step of Adam as long as its rate; a third of a rising cosine is a quarter
     optimizer = make_optimizer(10, learning_rate=0.4, schedule=schedule)
     got = [0.0] + [float(p["w"]) for p in steps_of(optimizer, {"w": jnp.array(0.0)}, [{"w": jnp.array(1.0)}] * 11)]
-    assert_equal_arrays(-np.diff(got)[[0, 3, 10]], RATES[schedule], f"the rates of {schedule}", rtol=1e-4)
+    assert_equal_arrays(-np.diff(got)[[0, 1, 3, 10]], RATES[schedule], f"the rates of {schedule}", rtol=1e-4)
 
 
 def test_an_unknown_schedule_is_named_with_those_there_are():
