@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn import dense as pure
-from cnn import pooling
+from cnn import normalization, pooling
 from cnn.errors import ShapeError
 from cnn.fast_convolution import convolve
 from cnn.windows import Padding, pair
@@ -35,6 +35,11 @@ def _sizes(**sizes: int) -> None:
     for name, size in sizes.items():
         if not isinstance(size, int) or size < 1:
             raise ShapeError("layer", f"{name} = {size}", "an int of at least 1")
+
+
+def _channels(name: str, inputs: jax.Array, parameter: nnx.Param) -> None:
+    if inputs.ndim != 4 or inputs.shape[3] != parameter.shape[0]:
+        raise ShapeError(name, f"inputs of shape {inputs.shape}", f"(batch, height, width, {parameter.shape[0]})")
 
 
 class Convolution(nnx.Module):
@@ -74,6 +79,48 @@ class Convolution(nnx.Module):
 
     def __str__(self) -> str:
         return f"convolution {self.window[0]} x {self.window[1]} x {self.kernel.shape[3]}"
+
+
+class BatchNorm(nnx.Module):
+    """Normalises each channel over the batch; see `normalization.batch_norm`. Any (batch, height, width, channels).
+
+    In training (a key is given) the mean and variance are the batch's, and running means of them are kept; otherwise
+    the running means are used, so that an image's logits do not depend on its neighbours.
+    Parameters: scale and shift (channels,). Statistics, moved by calls, not by gradients: mean, variance (channels,).
+    """
+
+    def __init__(self, channels: int):
+        _sizes(channels=channels)
+        self.scale, self.shift = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+        self.mean, self.variance = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
+
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        _channels("batch norm", inputs, self.scale)
+        scale, shift = self.scale[...], self.shift[...]
+        if key is None:
+            return normalization.normalize(inputs, self.mean[...], self.variance[...], scale, shift)
+        outputs, mean, variance = normalization.batch_norm(inputs, scale, shift)
+        self.mean[...] = normalization.running(self.mean[...], mean)
+        self.variance[...] = normalization.running(self.variance[...], variance)
+        return outputs
+
+    def __str__(self) -> str:
+        return "batch norm"
+
+
+class LayerNorm(nnx.Module):
+    """Normalises each image; see `normalization.layer_norm`. Parameters: scale and shift (channels,)."""
+
+    def __init__(self, channels: int):
+        _sizes(channels=channels)
+        self.scale, self.shift = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        _channels("layer norm", inputs, self.scale)
+        return normalization.layer_norm(inputs, self.scale[...], self.shift[...])
+
+    def __str__(self) -> str:
+        return "layer norm"
 
 
 class _Pool(nnx.Module):

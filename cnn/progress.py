@@ -1,5 +1,6 @@
 """What a terminal shows while a network trains: a bar with the time left, and a line for every finished epoch."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ def network_table(rows: Iterable[Row], title: str) -> Table:
 def fit(console: Console, network, training, validation, *, epochs: int, patience: int | None, **settings):
     """Trains with `training.train`, shows it, and stops when `patience` epochs have brought no lower validation loss.
 
+    Without validation images `patience` must be None.
+
     Returns:
         the list of all epochs (without their parameters), and the one to keep, with its parameters: the one with the
         lowest validation loss, or the last if `patience` is None.
@@ -81,8 +84,10 @@ def fit(console: Console, network, training, validation, *, epochs: int, patienc
 
 def epoch_line(epoch: Epoch, epochs: int, images: int, best: bool) -> str:
     """One epoch in words and figures; a star marks the lowest validation loss so far."""
+    validation = ""
+    if not math.isnan(epoch.validation_loss):
+        validation = f" validation {epoch.validation_loss:.3f}, {epoch.validation_accuracy:.3f} {'*' if best else ' '}"
     return (
-        f"epoch {epoch.number:>3}/{epochs}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.3f}; validation "
-        f"{epoch.validation_loss:.3f}, {epoch.validation_accuracy:.3f} {'*' if best else ' '} {epoch.seconds:5.1f} s, "
-        f"{images / epoch.seconds:,.0f} images/s"
+        f"epoch {epoch.number:>3}/{epochs}: loss {epoch.loss:.3f}, accuracy {epoch.accuracy:.3f};{validation} "
+        f"{epoch.seconds:5.1f} s, {images / epoch.seconds:,.0f} images/s"
     )

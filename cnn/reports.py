@@ -105,6 +105,14 @@ def draw_mistakes(path: Path, slides: Slides, chosen: np.ndarray, predicted: np.
     return figures.gallery(path, slides.images[wrong[:most]], captions, title)
 
 
+def cell(figure: dict) -> str:
+    """One figure with its k/n, if it is a rate, and its interval, for a table of rich."""
+    if figure["value"] is None:
+        return "-"
+    counts = f"{figure['k']}/{figure['n']} = " if "k" in figure else ""
+    return f"{counts}{figure['value']:.3f}\n\\[{figure['low']:.3f}, {figure['high']:.3f}]"
+
+
 def judgement_table(splits: dict[str, dict]) -> Table:
     """Every rate of every split with its k/n and 95 % interval, for a terminal."""
     positive = next(iter(splits.values()))["positive"]
@@ -112,12 +120,6 @@ def judgement_table(splits: dict[str, dict]) -> Table:
     table.add_column("")
     for name, judged in splits.items():
         table.add_column(f"{name} ({judged['n']})", justify="right")
-
-    def cell(figure: dict) -> str:
-        if figure["value"] is None:
-            return "-"
-        counts = f"{figure['k']}/{figure['n']} = " if "k" in figure else ""
-        return f"{counts}{figure['value']:.3f}\n\\[{figure['low']:.3f}, {figure['high']:.3f}]"
 
     for rate in (*RATES, "auc"):
         label = rate.upper() if rate in ("ppv", "npv", "auc") else rate

@@ -27,9 +27,9 @@ from cnn.loss import cross_entropy, probabilities
 
 
 class State(NamedTuple):
-    """All that a step replaces: the network's parameters and what Adam remembers of their gradients."""
+    """All that a step replaces: what the network holds, and what Adam remembers of the gradients."""
 
-    parameters: nnx.State
+    parameters: nnx.State  # kernels and biases (nnx.Param); a batch norm's running means (nnx.BatchStat)
     optimizer: optax.OptState
 
 
@@ -67,7 +67,12 @@ def keys_of(seed: int) -> Keys:
 
 
 def make_optimizer(
-    steps: int, *, learning_rate: float = 1e-3, schedule: str = "constant", weight_decay: float = 0.0
+    steps: int,
+    *,
+    learning_rate: float = 1e-3,
+    schedule: str = "constant",
+    weight_decay: float = 0.0,
+    as_keras: bool = False,
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba, ICLR 2015), with a learning rate that may change and weights that may decay.
 
@@ -77,6 +82,10 @@ def make_optimizer(
         schedule: "constant"; "cosine" falls to 0 along half a cosine; "one-cycle" rises for 30 % of the steps first.
         weight_decay: how much of itself a kernel loses a step, times the learning rate (AdamW: Loshchilov and Hutter,
             ICLR 2019); 0 is plain Adam. Biases do not decay: they do not make a network more sensitive to its input.
+        as_keras: where the small number goes that keeps Adam from dividing by zero. The paper's algorithm adds 1e-8
+            after the correction of the start's bias; Keras adds 1e-7 before it (the paper's section 2, last paragraph),
+            which counts for 1e-7 / sqrt(1 - 0.999^step): 3e-6 in the first step. Half of the gradients of the network
+            of 2017 are smaller, so its first steps are others.
     Raises:
         UserError: for an unknown schedule.
     """
@@ -88,7 +97,11 @@ def make_optimizer(
     if schedule not in schedules:
         raise UserError(f'schedule: got "{schedule}", wants one of {", ".join(schedules)}')
     decayed = partial(jax.tree.map, lambda leaf: leaf.ndim > 1)  # kernels have 2 or 4 axes, biases 1
-    return optax.adamw(schedules[schedule](), weight_decay=weight_decay, mask=decayed)
+    options = {"learning_rate": schedules[schedule](), "weight_decay": weight_decay, "mask": decayed}
+    if not as_keras:
+        return optax.adamw(**options)
+    changing = optax.inject_hyperparams(optax.adamw, static_args=("weight_decay", "mask"))
+    return changing(**options, eps=lambda step: 1e-7 / jnp.sqrt(1 - 0.999 ** (step + 1)))
 
 
 def as_light(images: jax.Array) -> jax.Array:
@@ -105,21 +118,25 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, augm
     must not be used again.
     """
 
-    def loss_of(parameters: nnx.State, key: jax.Array, images: jax.Array, labels: jax.Array, weights: jax.Array):
-        logits = nnx.merge(graph, parameters)(images, key=key)
+    def loss_of(learned: nnx.State, statistics: nnx.State, key, images, labels, weights):
+        network = nnx.merge(graph, learned, statistics)
+        logits = network(images, key=key)
         losses = cross_entropy(logits, labels)
         correct = probabilities(logits).argmax(axis=1) == labels
-        return (losses * weights).sum() / weights.sum(), ((losses * weights).sum(), (correct * weights).sum())
+        total = (losses * weights).sum()
+        return total / weights.sum(), (nnx.state(network, nnx.BatchStat), (total, (correct * weights).sum()))
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: State, key, images, labels, indices, weights):
         augment_key, dropout_key = jax.random.split(key)
         batch = batched(augmentation)(augment_key, as_light(images[indices]))
-        gradients, (loss, correct) = jax.grad(loss_of, has_aux=True)(
-            state.parameters, dropout_key, batch, labels[indices], weights
+        learned, statistics = nnx.split_state(state.parameters, nnx.Param, nnx.BatchStat)
+        gradients, (statistics, sums) = jax.grad(loss_of, has_aux=True)(
+            learned, statistics, dropout_key, batch, labels[indices], weights
         )
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.parameters)
-        return State(optax.apply_updates(state.parameters, updates), optimizer_state), (loss, correct)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, learned)
+        parameters = nnx.merge_state(optax.apply_updates(learned, updates), statistics)
+        return State(parameters, optimizer_state), sums
 
     return step
 
@@ -165,7 +182,7 @@ def make_predictor(graph: nnx.GraphDef, batch: int) -> Callable[[nnx.State, np.n
 def train(
     network: Network,
     training: tuple[np.ndarray, np.ndarray],
-    validation: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray] | None,
     *,
     epochs: int,
     batch: int,
@@ -178,7 +195,8 @@ def train(
     """Trains a network and yields after every epoch; the network itself is left as it is.
 
     Args:
-        training, validation: images (number, height, width, 3) uint8, and labels (number,) int32.
+        training, validation: images (number, height, width, 3) uint8, and labels (number,) int32. Without validation
+            its figures are NaN.
         epochs: how many at most: stop early by not asking for the next.
         batch: images a step.
         per_epoch: images drawn an epoch, each augmented anew; the number of training images unless given.
@@ -187,9 +205,9 @@ def train(
     """
     images, labels = training
     per_epoch = per_epoch or len(images)
-    graph, parameters = nnx.split(network, nnx.Param)
+    graph, parameters = nnx.split(network)
     parameters = jax.tree.map(jnp.copy, parameters)  # the network keeps its own: the first step donates these
-    state = State(parameters, optimizer.init(parameters))
+    state = State(parameters, optimizer.init(nnx.filter_state(parameters, nnx.Param)))
     step, predict = make_step(graph, optimizer, augmentation), make_predictor(graph, batch)
     steps_key = keys_of(seed).steps
     on_device, labels_on_device = jnp.asarray(images), jnp.asarray(labels)
@@ -208,13 +226,14 @@ def train(
         accuracy = sum(float(s.correct) for s in sums) / per_epoch
         if not np.isfinite(loss):
             raise UserError(f"training: the loss became {loss} in epoch {number}; try a smaller --learning-rate")
-        validation_loss, validation_accuracy = judge_logits(predict(state.parameters, validation[0]), validation[1])
+        judged = (np.nan, np.nan)
+        if validation is not None:
+            judged = judge_logits(predict(state.parameters, validation[0]), validation[1])
         yield Epoch(
             number,
             loss,
             accuracy,
-            validation_loss,
-            validation_accuracy,
+            *judged,
             time.perf_counter() - started,
             jax.tree.map(jnp.copy, state.parameters),
         )

@@ -29,7 +29,7 @@ def load_weights(path: Path, network: Network) -> nnx.State:
     Raises:
         UserError: if the file is missing, damaged, or holds other names, shapes or dtypes than the network's.
     """
-    parameters = nnx.state(network, nnx.Param)
+    parameters = nnx.state(network)
     wanted = named_arrays(parameters)
     try:
         # opened here, because numpy leaves a damaged file open

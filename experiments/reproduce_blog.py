@@ -47,56 +47,12 @@ if __name__ == "__main__":
     SETTINGS = command_line.parse(Settings)  # before the slow imports
 
 # %%
-import jax
 import numpy as np
 from rich.console import Console
 from sklearn.model_selection import train_test_split
 
-from cnn import augment, evaluation, figures, images, models, progress, reports, runs, slides, training
+from cnn import augment, copies, evaluation, figures, models, progress, reports, runs, slides, training
 from cnn.slides import Slides
-
-# %% [markdown]
-# Steps 2 and 3: copies are drawn with Keras' settings of 2017, saved as JPEGs, read back and shrunk. A file was named
-# after its source and a random number below 10,000. Where a name came up twice, the later copy overwrote the earlier
-# one; so it is here, with a dictionary for the disk.
-
-
-# %%
-def multiply(originals: Slides, settings: Settings, console: Console) -> tuple[Slides, int]:
-    """All copies and the originals as one data set, each grouped by its source; and how many copies were lost."""
-    key = training.keys_of(settings.seed).drawing
-    rng = np.random.Generator(np.random.PCG64(settings.seed))
-    draw = jax.jit(augment.batched(augment.named("seed")))
-    disk: dict[str, tuple[np.ndarray, int]] = {}  # name -> image, source
-    total = settings.draws * len(originals.classes)
-    with progress.bar(console, "drawing copies", total) as advance:
-        for label in range(len(originals.classes)):
-            members = np.flatnonzero(originals.labels == label)
-            rounds = -(-settings.draws // len(members))
-            order = np.concatenate([rng.permutation(members) for _ in range(rounds)])[: settings.draws]
-            for start in range(0, settings.draws, settings.batch):
-                sources = order[start : start + settings.batch]
-                filled = np.resize(sources, settings.batch)  # batches of one size: one compilation
-                batch_key = jax.random.fold_in(jax.random.fold_in(key, label), start)
-                copies = np.asarray(draw(batch_key, originals.images[filled] / np.float32(255)))
-                for source, copy in zip(sources, np.round(copies * 255).astype(np.uint8)):
-                    name = f"{originals.names[source]}/{rng.integers(10_000)}"
-                    read_back = images.decode_image(images.encode_jpeg(copy), name)
-                    disk[name] = images.resize(read_back, settings.image_size), source
-                advance(label * settings.draws + start + len(sources), total)
-    lost = total - len(disk)
-    for source, image in enumerate(originals.images):
-        disk[originals.names[source]] = images.resize(image, settings.image_size), source
-    sources = np.array([source for _, source in disk.values()])
-    copies = Slides(
-        images=np.stack([image for image, _ in disk.values()]),
-        labels=originals.labels[sources],
-        groups=tuple(originals.names[source] for source in sources),
-        names=tuple(disk),
-        classes=originals.classes,
-    )
-    return copies, lost
-
 
 # %% [markdown]
 # Step 4, the mistake: the split is at random over all images, as if they were independent of one another.
@@ -165,7 +121,16 @@ def main(settings: Settings) -> dict:
     }
     runs.write_json(folder / "config.json", description | runs.environment(device))
 
-    data, lost = multiply(originals, settings, console)
+    # Steps 2 and 3: copies are drawn with Keras' settings of 2017, saved as JPEGs, read back and shrunk.
+    with progress.bar(console, "drawing copies", 0) as advance:
+        data, lost = copies.draw_copies(
+            originals,
+            each=settings.draws,
+            size=settings.image_size,
+            seed=settings.seed,
+            batch=settings.batch,
+            progress=advance,
+        )
     parts, siblings = leaky_split(data, settings.seed)
     draw_leak(folder / "leak.png", data, parts)
     console.print(f"{len(originals)} slides became {len(data)} images; {lost} copies were overwritten", highlight=False)
@@ -183,7 +148,7 @@ def main(settings: Settings) -> dict:
         epochs=settings.epochs,
         patience=None,
         batch=settings.batch,
-        optimizer=training.make_optimizer(steps),
+        optimizer=training.make_optimizer(steps, as_keras=True),
         augmentation=augment.named("none"),
         seed=settings.seed,
     )

@@ -7,15 +7,17 @@ class, of how many slides, and was any of them seen in training?
 
 import math
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 from sklearn import metrics
 
 from cnn import images
+from cnn.copies import draw_copies
 from cnn.evaluation import judge, mistakes
 from cnn.slides import Slides
-from experiments.reproduce_blog import Settings, leaky_split, multiply
+from cnn.training import make_optimizer
+from experiments.reproduce_blog import leaky_split
 
 #                 called BENIGN   called MALIGNANT
 #   BENIGN             415               93
@@ -149,12 +151,15 @@ def test_some_20_copies_were_overwritten():
     assert np.mean(np.array(lost) <= 13) > 0.01
 
 
-def test_drawn_copies_overwrite_each_other_and_the_lost_ones_are_counted(tmp_path):
+def test_drawn_copies_overwrite_each_other_and_the_lost_ones_are_counted():
     # 4 slides, 600 draws a class, 300 each: 4 * 300 * 299 / 2 / 10,000 = 17.9 are expected to be lost
     pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 12, 3), np.uint8)
     originals = Slides(pixels, np.array([0, 0, 1, 1], np.int32), tuple("abcd"), tuple("abcd"), ("benign", "malignant"))
-    settings = Settings(data=tmp_path, draws=600, batch=100, drawing_size=(8, 12), image_size=(4, 6))
-    data, lost = multiply(originals, settings, Console(quiet=True))
+    calls = []
+    data, lost = draw_copies(
+        originals, each=600, size=(4, 6), seed=0, batch=100, progress=lambda done, total: calls.append((done, total))
+    )
+    assert calls == [(100 * i, 1200) for i in range(1, 13)]
     assert 17.9 - 4 * math.sqrt(17.9) < lost < 17.9 + 4 * math.sqrt(17.9)
     assert len(data) == len(set(data.names)) == 4 + 2 * 600 - lost
     assert data.images.shape == (len(data), 4, 6, 3)
@@ -165,6 +170,24 @@ def test_drawn_copies_overwrite_each_other_and_the_lost_ones_are_counted(tmp_pat
         assert set(data.labels[siblings]) == {label}
         assert np.array_equal(data.images[data.names.index(name)], images.resize(image, (4, 6)))
         assert len({data.images[i].tobytes() for i in siblings}) > 0.9 * len(siblings), "each copy is another variant"
+
+
+# The optimizer: Keras and the paper by the same name
+
+
+@pytest.mark.parametrize(("as_keras", "epsilon"), [(False, 1e-8), (True, 1e-7 / math.sqrt(1 - 0.999))])
+def test_the_adam_of_keras_is_more_careful_with_small_gradients(as_keras, epsilon):
+    # In the first step m = 0.1 g and v = 0.001 g^2; corrected, g and g^2: a step of 0.001 g / (|g| + epsilon). Keras
+    # adds its 1e-7 to the uncorrected root, sqrt(0.001) |g|, which is as much as 3.2e-6 beside |g|.
+    gradients = jnp.array([1.0, -1e-3, 1e-5, 3e-6, -1e-8])
+    optimizer = make_optimizer(10, as_keras=as_keras)
+    state = optimizer.init(gradients)
+    first, state = optimizer.update(gradients, state, gradients)
+    np.testing.assert_allclose(first, -0.001 * gradients / (np.abs(gradients) + epsilon), rtol=1e-4)
+    if as_keras:  # the second: m = 0.19 g, v = 0.001999 g^2
+        second, _ = optimizer.update(gradients, state, gradients)
+        small = 1e-7 / math.sqrt(1 - 0.999**2)
+        np.testing.assert_allclose(second, -0.001 * gradients / (np.abs(gradients) + small), rtol=1e-4)
 
 
 # The wrong picture

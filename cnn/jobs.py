@@ -1,0 +1,83 @@
+"""Many independent pieces of work: several at a time, and each kept on disk once done.
+
+Whatever stops the program, the next one goes on where it stopped: what has its file is not done again. A file appears
+whole or not at all, since it is written under another name first.
+"""
+
+import json
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+_shared: tuple = ()  # in a worker process: what all pieces have in common, sent once
+
+
+def _start_worker(cores: multiprocessing.Queue, shared: tuple) -> None:
+    """Gives the process processors of its own: processes that compete for all of them slow each other down."""
+    global _shared
+    _shared = shared
+    mine = cores.get()
+    if mine and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, mine)
+
+
+def _do(work: Callable, piece: tuple) -> object:
+    return work(*_shared, *piece)
+
+
+def run(
+    pieces: dict[str, tuple],
+    work: Callable[..., object],
+    folder: Path,
+    *,
+    jobs: int,
+    shared: tuple = (),
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, object]:
+    """Does work(*shared, *piece) for every piece whose result is not in `folder` yet; all results, by name.
+
+    Args:
+        pieces: name -> arguments; a name becomes a file's.
+        work: a function of a module, whose result JSON can hold.
+        folder: where NAME.json is kept for each piece.
+        jobs: processes at a time; each gets an equal share of the processors. 1 works in this process.
+        progress: called with the number of pieces done and in all.
+    """
+    folder.mkdir(exist_ok=True)
+    waiting = {name: piece for name, piece in pieces.items() if not (folder / f"{name}.json").exists()}
+    done = len(pieces) - len(waiting)
+    progress(done, len(pieces))
+
+    def keep(name: str, result: object) -> None:
+        nonlocal done
+        temporary = folder / f"{name}.json.part"
+        temporary.write_text(json.dumps(result), encoding="utf-8")
+        os.replace(temporary, folder / f"{name}.json")
+        done += 1
+        progress(done, len(pieces))
+
+    if jobs == 1:
+        for name, piece in waiting.items():
+            keep(name, work(*shared, *piece))
+    elif waiting:
+        _in_processes(waiting, work, keep, jobs, shared)
+    return {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in pieces}
+
+
+def _in_processes(waiting: dict, work: Callable, keep: Callable, jobs: int, shared: tuple) -> None:
+    """`work` in fresh processes: a fork would copy the threads of jax without their locks."""
+    context = multiprocessing.get_context("spawn")
+    jobs = min(jobs, len(waiting))
+    usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    cores = context.Queue()
+    for i in range(jobs):
+        cores.put(usable[i::jobs])
+    pool = ProcessPoolExecutor(jobs, context, _start_worker, (cores, shared))
+    try:
+        futures = {pool.submit(_do, work, piece): name for name, piece in waiting.items()}
+        for future in as_completed(futures):
+            keep(futures[future], future.result())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

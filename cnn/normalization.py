@@ -1,0 +1,60 @@
+"""Normalisation: signals brought to mean 0 and variance 1 between layers, then to a learned scale and shift.
+
+    y = (x - mean) / sqrt(variance + epsilon) * scale + shift
+
+What differs is over which numbers mean and variance are taken; for (batch, height, width, channels):
+
+    batch_norm   over batch, height and width, for each channel: an image's output depends on the others in its batch,
+                 so in use, where there may be no batch, the running means of training take its place
+    layer_norm   over height, width and channels, for each image: the same in training and in use, and blind to how
+                 strongly a slide is stained as a whole
+
+Why it helps: the loss becomes smoother and bears larger steps, and no layer has to follow what the one before does to
+the scale of its inputs (Ioffe and Szegedy, ICML 2015; Santurkar et al., NeurIPS 2018).
+"""
+
+import jax
+from jax import lax
+
+EPSILON = 1e-3  # as in Keras: with activations of few images a variance may be next to nothing
+
+
+def moments(inputs: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance over the given axes, which are kept with size 1.
+
+    The variance is the mean of (x - mean)^2. The shorter mean of x^2 minus mean^2 loses all digits where the mean is
+    large beside the spread.
+    """
+    mean = inputs.mean(axes, keepdims=True)
+    return mean, ((inputs - mean) ** 2).mean(axes, keepdims=True)
+
+
+def normalize(inputs: jax.Array, mean, variance, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """(inputs - mean) / sqrt(variance + 0.001) * scale + shift; scale and shift are (channels,)."""
+    return (inputs - mean) * (lax.rsqrt(variance + EPSILON) * scale) + shift
+
+
+def batch_norm(inputs: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Normalises each channel over the batch and all places; also gives the (channels,) mean and variance used.
+
+    Args:
+        inputs: (batch, height, width, channels), floating point.
+        scale, shift: (channels,).
+    Returns:
+        outputs, of the inputs' shape and dtype; mean; variance.
+    """
+    mean, variance = moments(inputs, (0, 1, 2))
+    return normalize(inputs, mean, variance, scale, shift), mean.ravel(), variance.ravel()
+
+
+def layer_norm(inputs: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
+    """Normalises each image over all places and channels (Ba, Kiros and Hinton, 2016); shapes as in `batch_norm`.
+
+    Multiplying an image by a factor changes nothing but the effect of epsilon.
+    """
+    return normalize(inputs, *moments(inputs, (1, 2, 3)), scale, shift)
+
+
+def running(old: jax.Array, new: jax.Array, momentum: float = 0.9) -> jax.Array:
+    """momentum * old + (1 - momentum) * new: a mean over about the last 1 / (1 - momentum) batches."""
+    return momentum * old + (1 - momentum) * new

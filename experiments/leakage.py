@@ -1,0 +1,224 @@
+# %% [markdown]
+"""How much of an accuracy is a leak? The same network, seed and number of steps under three ways to split.
+
+    python -m experiments.leakage --data FOLDER        the 58 UCSB slides
+
+    augment, then split     copies of every slide on both sides: the pipeline of 2017
+    split by image          no copy of a test image in training, but neighbours of it: same slide, same day, same stain
+    split by group          nothing of the test image's (slide, day) group in training
+
+The first is asked about copies of slides that it has seen, the other two about the slides themselves, each by a network
+that was trained without it: k folds, k networks.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnn import command_line
+
+
+# %%
+@dataclass(frozen=True, kw_only=True)
+class Settings(command_line.Common):
+    """Train the network of 2017 under three splits of the same slides, and see what the leak was worth."""
+
+    data: Path
+    """Folder with the UCSB slides, or with a sub-folder of images for each class."""
+    group_pattern: str | None = None
+    """Regular expression whose first group, in an image's path, names what must not be split apart (slide, patient)."""
+    draws: int = 2500
+    """Augmented copies drawn for each class."""
+    epochs: int = 12
+    """Epochs of each training; the last one's weights are judged."""
+    per_epoch: int = 3228
+    """Images a network sees an epoch, under every split: as many as in 2017."""
+    folds: int = 4
+    """Into how many parts the slides are cut under the two honest splits: so many networks each."""
+    batch: int = 32
+    """Images a step."""
+    drawing_size: tuple[int, int] = (240, 320)
+    """Height and width at which copies are drawn."""
+    image_size: tuple[int, int] = (120, 160)
+    """Height and width that the network sees."""
+
+    def __post_init__(self):
+        command_line.at_least(1, draws=self.draws, epochs=self.epochs, per_epoch=self.per_epoch, batch=self.batch)
+        command_line.at_least(1, image_size=min(self.image_size), drawing_size=min(self.drawing_size))
+        command_line.at_least(2, folds=self.folds)
+        command_line.at_least(0, seed=self.seed)
+
+
+if __name__ == "__main__":
+    SETTINGS = command_line.parse(Settings)  # before the slow imports
+
+# %%
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from sklearn.model_selection import train_test_split
+
+from cnn import augment, copies, evaluation, figures, models, progress, reports, runs, slides, training
+from cnn.folds import Fold, group_folds, stratified_folds
+from cnn.slides import Slides
+
+LEAKY, BY_IMAGE, BY_GROUP = "augment, then split", "split by image", "split by group"
+
+# %% [markdown]
+# The three splits. The copies are the same in all: whether a copy is drawn before the split or after it makes no
+# difference to the copy. What makes the difference is on which side it may lie.
+
+
+# %%
+def three_splits(originals: Slides, data: Slides, settings: Settings) -> dict[str, list[Fold]]:
+    """Indices into `data`, the originals and their copies, each grouped by its source, for every network to train."""
+    source = np.array([originals.names.index(name) for name in data.groups])
+    is_original = np.array([name in originals.names for name in data.names])
+
+    def enlarged(fold: Fold) -> Fold:  # to learn from: all copies of the fold's slides; to be judged: the slides alone
+        return Fold(
+            np.flatnonzero(np.isin(source, fold.training)),
+            np.flatnonzero(np.isin(source, fold.test) & is_original),
+        )
+
+    leaky = train_test_split(np.arange(len(data)), test_size=0.2, random_state=settings.seed)
+    by_image = stratified_folds(originals.labels, settings.folds, settings.seed)
+    by_group = group_folds(originals.labels, originals.groups, settings.folds, settings.seed)
+    splits = {
+        LEAKY: [Fold(*map(np.sort, leaky))],
+        BY_IMAGE: [enlarged(fold) for fold in by_image],
+        BY_GROUP: [enlarged(fold) for fold in by_group],
+    }
+    groups = np.array(originals.groups)[source]
+    for fold in splits[BY_IMAGE] + splits[BY_GROUP]:
+        assert not related(fold, source), "a copy of a test image is in training"
+    for fold in splits[BY_GROUP]:
+        assert not related(fold, groups), "a relative of a test image is in training"
+    return splits
+
+
+def related(fold: Fold, family: np.ndarray) -> int:
+    """How many test images have one of their family (images,) among the training images."""
+    return int(np.isin(family[fold.test], family[fold.training]).sum())
+
+
+# %% [markdown]
+# One network for each fold. All start from the same weights and take as many steps.
+
+
+# %%
+def judge_splits(
+    data: Slides, splits: dict[str, list[Fold]], settings: Settings, console: Console
+) -> dict[str, list[np.ndarray]]:
+    """For each split and fold, the probability of each class, (test images, classes)."""
+    steps = settings.epochs * -(-settings.per_epoch // settings.batch)
+    predicted = {name: [] for name in splits}
+    for name, folds in splits.items():
+        for number, fold in enumerate(folds, 1):
+            console.print(f"\n{name}, network {number} of {len(folds)}:", highlight=False)
+            network = models.seed(
+                (*settings.image_size, 3), len(data.classes), key=training.keys_of(settings.seed).weights
+            )
+            _, last = progress.fit(
+                console,
+                network,
+                (data.images[fold.training], data.labels[fold.training]),
+                None,  # nothing is chosen by validation: the last epoch's weights count, as in 2017
+                epochs=settings.epochs,
+                patience=None,
+                batch=settings.batch,
+                per_epoch=settings.per_epoch,
+                optimizer=training.make_optimizer(steps, as_keras=True),
+                augmentation=augment.named("none"),
+                seed=settings.seed,
+            )
+            predicted[name].append(reports.predict(network, last.parameters, data.images[fold.test], settings.batch))
+    return predicted
+
+
+def explain(rows: dict[str, dict]) -> str:
+    """What the table says, for one who has never heard of a leak."""
+    leaky, by_image, by_group = (rows[name] for name in (LEAKY, BY_IMAGE, BY_GROUP))
+    share = {name: row["accuracy"]["value"] for name, row in rows.items()}
+    return (
+        f"Asked about turned copies of slides that it had been shown, the network is right in {share[LEAKY]:.1%}: "
+        f"{leaky['copy_in_training']} of the {leaky['n']} test images have a copy of the same slide in training. "
+        f"Asked about slides that it has never seen, the same network, trained for as many steps, is right in "
+        f"{share[BY_IMAGE]:.1%} ({by_image['accuracy']['k']} of {by_image['n']}), and if no slide of the same group "
+        f"was shown to it either, in {share[BY_GROUP]:.1%} ({by_group['accuracy']['k']} of {by_group['n']}). "
+        f"The difference of {100 * (share[LEAKY] - share[BY_GROUP]):+.0f} points is what it had learned by heart. "
+        "No interval of the first row shows it: a leak is no bad luck, it is the answer to another question."
+    )
+
+
+# %%
+def main(settings: Settings) -> dict:
+    """Runs all three and returns what metrics.json holds."""
+    device, console = command_line.choose_device(settings.device), Console()
+    print(command_line.first_line("leakage", device, str(settings.data)), flush=True)
+    runs.check_new(settings.out)
+    with progress.bar(console, "reading images", 0) as advance:
+        originals = slides.read_folder(
+            settings.data, size=settings.drawing_size, group_pattern=settings.group_pattern, progress=advance
+        )
+    stratified_folds(originals.labels, settings.folds, settings.seed)  # too many folds are told before the drawing
+    positive = evaluation.positive_class(originals.classes)
+    folder = runs.create_folder("leakage", settings.out)
+    runs.write_json(folder / "config.json", {"experiment": "leakage", "settings": settings, **runs.environment(device)})
+    with progress.bar(console, "drawing copies", 0) as advance:
+        data, lost = copies.draw_copies(
+            originals,
+            each=settings.draws,
+            size=settings.image_size,
+            seed=settings.seed,
+            batch=settings.batch,
+            progress=advance,
+        )
+    splits = three_splits(originals, data, settings)
+    networks = sum(map(len, splits.values()))
+    console.print(
+        f"{len(originals)} slides became {len(data)} images; {networks} networks of {settings.epochs} epochs each; "
+        f"writing to {folder}",
+        highlight=False,
+    )
+    predicted = judge_splits(data, splits, settings, console)
+
+    # The table: what each split says, and how many of its test images are no strangers.
+    source = np.array(data.groups)
+    group_of = dict(zip(originals.names, originals.groups))
+    groups = np.array([group_of[name] for name in data.groups])
+    rows, written = {}, []
+    for name, folds in splits.items():
+        test = np.concatenate([fold.test for fold in folds])
+        probabilities = np.concatenate(predicted[name])
+        rows[name] = evaluation.judge(data.labels[test], probabilities, data.classes, positive) | {
+            "copy_in_training": sum(related(fold, source) for fold in folds),
+            "group_in_training": sum(related(fold, groups) for fold in folds),
+        }
+        written += [
+            (name, data.names[i], groups[i], data.classes[data.labels[i]], f"{p[positive]:.9g}")
+            for i, p in zip(test, probabilities)
+        ]
+    metrics = {"splits": rows, "slides": len(originals), "copies_overwritten": lost}
+    runs.write_json(folder / "metrics.json", metrics)
+    runs.write_csv(folder / "predictions.csv", ("split", "name", "group", "label", "probability"), written)
+    figures.intervals(
+        folder / "leakage.png",
+        {f"{name}\n{row['copy_in_training']} of {row['n']} seen": row["accuracy"] for name, row in rows.items()},
+        "accuracy (%), with 95 % Wilson interval",
+        "One network, three splits: what the leak is worth",
+    )
+    table = Table(title="the network of 2017 under three splits; 95 % intervals in brackets", title_justify="left")
+    for column in ("", "test images", "with a copy in training", "with their group in training", "accuracy", "AUC"):
+        table.add_column(column, justify="right" if column else "left")
+    for name, row in rows.items():
+        counts = (row["n"], row["copy_in_training"], row["group_in_training"])
+        table.add_row(name, *map(str, counts), reports.cell(row["accuracy"]), reports.cell(row["auc"]))
+    console.print(table)
+    console.print(f"\n{explain(rows)}\n", highlight=False, soft_wrap=True)
+    reports.print_files(console, folder)
+    return metrics
+
+
+if __name__ == "__main__":
+    with command_line.one_sentence():
+        main(SETTINGS)
