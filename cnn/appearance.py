@@ -6,10 +6,9 @@ float32 from 0 to 1.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from cnn.errors import ShapeError
+from cnn.stains import combine_stains, separate_stains
 
 # ---------------------------------------------------------------------------------------------------------------- blur
 
@@ -68,34 +67,6 @@ def random_brightness_and_contrast(
 
 
 # --------------------------------------------------------------------------------------------------------------- stain
-# Light that passes a stain is weakened by a factor for each unit of it (Beer and Lambert), so the optical density
-# -log(light) is a sum: amounts @ STAINS. Haematoxylin dyes nuclei blue, eosin the rest pink. Rows are unit vectors of
-# the density of red, green and blue, as measured by Ruifrok and Johnston ("Quantification of histochemical staining by
-# color deconvolution", Anal Quant Cytol Histol 23, 2001); the third is orthogonal to both and takes what is left over.
-
-_HAEMATOXYLIN, _EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11])
-STAINS = np.stack([_HAEMATOXYLIN, _EOSIN, np.cross(_HAEMATOXYLIN, _EOSIN)])
-STAINS = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
-DARKEST = 1 / 255  # the least light that an 8-bit image can tell from none: the density stays finite
-
-
-def separate_stains(image: jax.Array) -> jax.Array:
-    """Colour deconvolution: RGB light, (height, width, 3) from 0 to 1, to amounts of haematoxylin, eosin and the rest.
-
-    amounts = -log(max(light, 1 / 255)) @ inverse(STAINS), natural logarithm; 0 is no stain.
-
-    Raises:
-        ShapeError: if there are not 3 channels.
-    """
-    if image.shape[-1] != 3:
-        raise ShapeError("separate stains", f"an image of shape {image.shape}", "3 channels, red, green and blue")
-    density = -jnp.log(jnp.maximum(image, DARKEST))
-    return density @ jnp.asarray(np.linalg.inv(STAINS), image.dtype)
-
-
-def combine_stains(amounts: jax.Array) -> jax.Array:
-    """The inverse of `separate_stains`, (height, width, 3): light = exp(-amounts @ STAINS), cut to 0 .. 1."""
-    return jnp.clip(jnp.exp(-(amounts @ jnp.asarray(STAINS, amounts.dtype))), 0.0, 1.0)
 
 
 def random_stain(key: jax.Array, image: jax.Array, *, max_scale: float = 0.1, max_offset: float = 0.02) -> jax.Array:

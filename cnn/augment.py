@@ -1,7 +1,7 @@
 """Putting augmentations together: one after the other, over a batch, and the settings that have a name.
 
-An augmentation never sees a label, and never changes a shape. It runs on the device, inside the compiled training step,
-so every epoch sees new variants and none is ever stored.
+An augmentation never sees a label, and never changes a shape, but for a crop, which gives all images the same new one.
+It runs on the device, inside the compiled training step, so every epoch sees new variants and none is ever stored.
 """
 
 import math
@@ -12,7 +12,13 @@ import jax
 
 from cnn.appearance import random_blur, random_brightness_and_contrast, random_stain
 from cnn.errors import UserError
-from cnn.geometry import random_affine, random_flip_horizontal, random_flip_vertical
+from cnn.geometry import (
+    random_affine,
+    random_crop,
+    random_flip_horizontal,
+    random_flip_vertical,
+    random_transpose,
+)
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]  # (key, image) -> image
 
@@ -68,6 +74,15 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         partial(random_blur, max_sigma=0.6),
         partial(random_stain, max_scale=0.15, max_offset=0.02),
         partial(random_brightness_and_contrast, max_brightness=0.05, max_contrast=0.1),
+    ),
+    # For networks that take any size. A square of a large image shows nuclei as sharp as they are, and another one at
+    # every step; it is laid in one of eight ways, so that no pixel is resampled.
+    "crop": compose(
+        partial(random_crop, size=128),
+        random_flip_horizontal,
+        random_flip_vertical,
+        random_transpose,
+        partial(random_stain, max_scale=0.2, max_offset=0.05),
     ),
 }
 

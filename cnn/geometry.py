@@ -13,8 +13,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from cnn.errors import UserError
+from cnn.errors import ShapeError, UserError
 
 # ------------------------------------------------------------------------------------------------------------ matrices
 
@@ -117,6 +118,30 @@ def random_flip_horizontal(key: jax.Array, image: jax.Array, *, probability: flo
 def random_flip_vertical(key: jax.Array, image: jax.Array, *, probability: float = 0.5) -> jax.Array:
     """Exchanges top and bottom with the given probability."""
     return jnp.where(jax.random.bernoulli(key, probability), image[::-1], image)
+
+
+def random_transpose(key: jax.Array, image: jax.Array, *, probability: float = 0.5) -> jax.Array:
+    """Exchanges rows and columns of a square image with the given probability.
+
+    With the two flips it makes the eight ways to lay a square on itself, all alike likely, and no pixel is resampled.
+
+    Raises:
+        ShapeError: if the image is not square.
+    """
+    if image.shape[0] != image.shape[1]:
+        raise ShapeError("transpose", f"an image of shape {image.shape}", "a square, since the shape must not change")
+    return jnp.where(jax.random.bernoulli(key, probability), image.swapaxes(0, 1), image)
+
+
+def random_crop(key: jax.Array, image: jax.Array, *, size: int) -> jax.Array:
+    """Cuts out a square of `size` pixels, or of the image's shorter side if that is less, at a place drawn evenly.
+
+    The one augmentation that changes a shape: (height, width, channels) -> (size, size, channels).
+    """
+    height, width, channels = image.shape
+    side = min(size, height, width)
+    top, left = jax.random.randint(key, (2,), 0, jnp.array([height - side + 1, width - side + 1]))
+    return lax.dynamic_slice(image, (top, left, 0), (side, side, channels))
 
 
 def random_rotation(key: jax.Array, image: jax.Array, *, max_degrees: float = 180.0, **how) -> jax.Array:

@@ -25,6 +25,7 @@ from cnn import dense as pure
 from cnn import normalization, pooling
 from cnn.errors import ShapeError
 from cnn.fast_convolution import convolve
+from cnn.stains import separate_stains
 from cnn.windows import Padding, pair
 
 glorot_uniform = jax.nn.initializers.glorot_uniform()
@@ -79,6 +80,19 @@ class Convolution(nnx.Module):
 
     def __str__(self) -> str:
         return f"convolution {self.window[0]} x {self.window[1]} x {self.kernel.shape[3]}"
+
+
+class SeparateStains(nnx.Module):
+    """RGB light from 0 to 1 -> amounts of haematoxylin, eosin and the rest; see `stains.separate_stains`.
+
+    (batch, height, width, 3) -> the same. No parameters.
+    """
+
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        return separate_stains(inputs)
+
+    def __str__(self) -> str:
+        return "separate stains"
 
 
 class BatchNorm(nnx.Module):

@@ -17,9 +17,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from cnn.appearance import STAINS
 from cnn.errors import UserError
 from cnn.slides import Slides
+from cnn.stains import STAINS
 
 CLASSES = ("benign", "malignant")
 BEND = 2.4  # how far a point is moved at most, so that nothing is straight

@@ -14,8 +14,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from cnn import synthetic
-from cnn.appearance import STAINS
 from cnn.errors import UserError
+from cnn.stains import STAINS
 from cnn.synthetic import LINING, THIN, Look, draw_slides
 
 BENIGN, MALIGNANT = 0, 1

@@ -1,0 +1,101 @@
+"""Chapter 8, stains: light that passes a stained slide, and what it tells of the stain. Next: test_layers.py.
+
+A stain takes away light by a factor for each unit of it, so its logarithm is a sum, and a sum can be taken apart again.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn.errors import ShapeError
+from cnn.stains import DARKEST, STAINS, combine_stains, separate_stains
+from tests.checkers import assert_equal_arrays, assert_gradient
+
+
+def noise(height: int, width: int, seed: int = 0, dtype=np.float32) -> np.ndarray:
+    """(height, width, 3), from 0.05 to 0.95."""
+    return (0.05 + 0.9 * np.random.default_rng(seed).random((height, width, 3))).astype(dtype)
+
+
+def test_the_light_behind_one_unit_of_haematoxylin_is_blue():
+    # the density is the first row of STAINS: exp(-0.65 / n), exp(-0.70 / n), exp(-0.29 / n), n the row's length
+    length = math.sqrt(0.65**2 + 0.70**2 + 0.29**2)
+    expected = [math.exp(-density / length) for density in (0.65, 0.70, 0.29)]
+    assert_equal_arrays(combine_stains(jnp.array([1.0, 0.0, 0.0])), expected, "one unit of haematoxylin")
+    assert expected[2] > expected[0] > expected[1]  # blue is what is left of the light: a blue-violet nucleus
+
+
+def test_the_light_behind_one_unit_of_eosin_is_pink():
+    length = math.sqrt(0.07**2 + 0.99**2 + 0.11**2)
+    expected = [math.exp(-density / length) for density in (0.07, 0.99, 0.11)]
+    assert_equal_arrays(combine_stains(jnp.array([0.0, 1.0, 0.0])), expected, "one unit of eosin")
+    assert expected[0] > expected[2] > expected[1]
+
+
+def test_a_pixel_with_known_amounts_is_taken_apart_by_hand():
+    # densities add up: 0.7 of haematoxylin and 0.4 of eosin, each a unit vector
+    haematoxylin = np.array([0.65, 0.70, 0.29]) / math.sqrt(0.65**2 + 0.70**2 + 0.29**2)
+    eosin = np.array([0.07, 0.99, 0.11]) / math.sqrt(0.07**2 + 0.99**2 + 0.11**2)
+    light = np.exp(-(0.7 * haematoxylin + 0.4 * eosin)).astype(np.float32)
+    assert_equal_arrays(separate_stains(light[None, None])[0, 0], [0.7, 0.4, 0.0], "amounts", atol=1e-5)
+    # another way: three equations, densities = amounts @ STAINS, solved
+    solved = np.linalg.solve(STAINS.T, -np.log(light))
+    assert_equal_arrays(separate_stains(light[None, None])[0, 0], solved, "three equations", atol=1e-5)
+
+
+def test_amounts_are_found_again_in_their_mixture():
+    amounts = np.array([[[0.7, 0.4, 0.0], [0.1, 1.2, 0.05]]], np.float32)
+    assert_equal_arrays(separate_stains(combine_stains(jnp.asarray(amounts))), amounts, "amounts", rtol=1e-4, atol=1e-5)
+
+
+def test_light_is_found_again_in_its_stains_down_to_the_darkest():
+    image = noise(4, 5)
+    assert_equal_arrays(combine_stains(separate_stains(jnp.asarray(image))), image, "light", rtol=1e-4)
+    black = combine_stains(separate_stains(jnp.zeros((1, 1, 3))))
+    assert_equal_arrays(black, np.full((1, 1, 3), 1 / 255), "black is taken for one part in 255", rtol=1e-4)
+    assert DARKEST == 1 / 255
+
+
+def test_white_holds_no_stain_and_less_than_none_is_white():
+    assert_equal_arrays(separate_stains(jnp.ones((1, 2, 3))), np.zeros((1, 2, 3)), "white")
+    assert_equal_arrays(combine_stains(jnp.array([-0.5, -0.2, 0.0])), [1, 1, 1], "light is cut at 1")
+
+
+def test_the_stains_are_unit_vectors_and_the_rest_stands_upright_on_both():
+    assert_equal_arrays(np.linalg.norm(STAINS, axis=1), [1, 1, 1], "lengths")
+    assert_equal_arrays(STAINS[2] @ STAINS[:2].T, [0, 0], "the rest is orthogonal to both")
+
+
+def test_an_image_without_three_colours_has_no_stain():
+    with pytest.raises(
+        ShapeError, match=r"^separate stains: got an image of shape \(2, 2, 1\), wants 3 channels, red,"
+    ):
+        separate_stains(jnp.ones((2, 2, 1)))
+
+
+def test_the_gradient_of_colour_deconvolution(float64):
+    image, upstream = noise(2, 3, dtype=np.float64), noise(2, 3, seed=1, dtype=np.float64)
+
+    def total(image):
+        return (separate_stains(jnp.asarray(image)) * upstream).sum()
+
+    # d amounts / d light = -1 / light, spread over the stains
+    by_hand = -(upstream @ np.linalg.inv(STAINS).T) / image
+    assert_equal_arrays(jax.grad(total)(jnp.asarray(image)), by_hand, "by hand", rtol=1e-8)
+    assert_gradient(by_hand, total, image, "colour deconvolution")
+
+
+def test_the_gradient_of_the_light_by_the_amounts(float64):
+    amounts, upstream = noise(2, 3, dtype=np.float64), noise(2, 3, seed=1, dtype=np.float64)
+
+    def total(amounts):
+        return (combine_stains(jnp.asarray(amounts)) * upstream).sum()
+
+    # d light / d amounts = -light, through the stains; what is cut at 1 (the rest may brighten a colour) has none
+    light = np.exp(-(amounts @ STAINS))
+    by_hand = -(upstream * light * (light < 1)) @ STAINS.T
+    assert_equal_arrays(jax.grad(total)(jnp.asarray(amounts)), by_hand, "by hand", rtol=1e-8)
+    assert_gradient(by_hand, total, amounts, "light by amounts")
