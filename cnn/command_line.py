@@ -28,6 +28,59 @@ class Common:
     """Where to compute. "auto" takes a GPU where jax shows one."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe(Common):
+    """The options of every experiment that trains a network on a folder, or on drawn tissue."""
+
+    data: Path | None = None
+    """Folder with a sub-folder of images (TIFF, JPEG, PNG) for each class, or of UCSB files. Default: drawn tissue."""
+    drawn: int = 500
+    """How many images of tissue to draw where no --data is given."""
+    group_pattern: str | None = None
+    """Regular expression whose first group, in an image's path, names what must not be split apart (slide, patient)."""
+    positive: str | None = None
+    """The class to find. Default: malignant, else the last in alphabetical order."""
+    image_size: tuple[int, int] | None = None
+    """Height and width, in pixels, to which every image is resized. Default: 384 448 for a folder, 120 160 for drawn
+    tissue and for the networks that take one size only."""
+    fit: Literal["squash", "pad"] = "squash"
+    """How an image of another shape is fitted: squashed, or kept in shape with white beside it."""
+    filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """How pixels are mixed when an image is resized."""
+    model: Literal["tissue", "seed", "wbc", "spanhol"] = "tissue"
+    """The network: the one for few slides and any size, that of 2017, that which was adapted then, or Spanhol's."""
+    dropout: float = 0.5
+    """Share of the last hidden features that is dropped in training, from 0 to less than 1."""
+    augmentation: Literal["auto", "none", "seed", "default", "crop"] = "auto"
+    """What is done to each image before each step; see cnn/augment.py. "auto": crop for tissue, default for others."""
+    batch: int = 16
+    """Images a step."""
+    learning_rate: float = 3e-3
+    """Adam's step size; the largest where a schedule changes it."""
+    schedule: Literal["constant", "cosine", "one-cycle"] = "one-cycle"
+    """How the learning rate changes over the run. It rises slowly in one-cycle: a large first step can kill ReLUs."""
+    weight_decay: float = 0.01
+    """What a kernel loses of itself each step, times the learning rate (AdamW); 0 is plain Adam."""
+
+    def __post_init__(self):
+        at_least(1, batch=self.batch)
+        at_least(1, image_size=min(self.size))
+        at_least(0, seed=self.seed, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        at_least(20, drawn=self.drawn)
+        at_most(0.99, dropout=self.dropout)
+        at_least(0, dropout=self.dropout)
+
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether the network can be trained on squares and used on whole images."""
+        return self.model == "tissue"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """`image_size`, or its default."""
+        return self.image_size or ((384, 448) if self.data and self.takes_any_size else (120, 160))
+
+
 def at_least(least: float, **settings: float) -> None:
     """Raises UserError unless each named setting is at least `least`; the name becomes the option's."""
     for name, value in settings.items():

@@ -3,6 +3,7 @@
 Each function draws one figure and writes it to `path`. Colours are Okabe and Ito's, for colour-blind readers too.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -73,14 +74,14 @@ def confusion(path: Path, splits: dict[str, dict]) -> Path:
     return _save(figure, path)
 
 
-def gallery(path: Path, images: np.ndarray, captions: list[str], title: str, columns: int = 6) -> Path:
-    """Images in rows, (number, height, width, 3) uint8 or float from 0 to 1, each with a caption below it."""
+def gallery(path: Path, images: Sequence[np.ndarray], captions: list[str], title: str, columns: int = 6) -> Path:
+    """Images in rows, each (height, width, 3) uint8 or float from 0 to 1, with a caption below it."""
     columns = min(columns, max(len(images), 1))
     rows = max(-(-len(images) // columns), 1)
-    height, width = images.shape[1:3]
+    tallest = max((image.shape[0] / image.shape[1] for image in images), default=1)
     lines = max((caption.count("\n") + 1 for caption in captions), default=0)
     cell = 2.1
-    size = max(columns * cell, 5.0), rows * (cell * height / width + 0.17 * lines + 0.1) + 0.6 if len(images) else 0.6
+    size = max(columns * cell, 5.0), rows * (cell * tallest + 0.17 * lines + 0.1) + 0.6 if len(images) else 0.6
     figure = Figure(figsize=size, layout="constrained")
     for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         axes.axis("off")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -9,19 +10,27 @@ from rich.console import Console
 from rich.table import Table
 
 from cnn import evaluation, figures
+from cnn.augment import Augmentation, batched
 from cnn.layers import Network
 from cnn.loss import probabilities
 from cnn.runs import write_csv, write_json
 from cnn.slides import Slides
-from cnn.training import Epoch, make_predictor
+from cnn.training import Epoch, as_light, make_predictor
 from cnn.weights import save_weights
 
+LARGEST_BATCH = 1 << 20  # pixels that go through a network at a time
 RATES = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
 
 
-def predict(network: Network, parameters: nnx.State, images: np.ndarray, batch: int = 32) -> np.ndarray:
-    """The probability of each class, (number, classes), for images (number, height, width, 3) uint8."""
-    logits = make_predictor(nnx.graphdef(network), batch)(parameters, images)
+def predict(
+    network: Network, parameters: nnx.State, images: np.ndarray, batch: int = 32, *, views: bool = False
+) -> np.ndarray:
+    """The probability of each class, (number, classes), for images (number, height, width, 3) uint8.
+
+    `views`: see `training.make_predictor`. Large images go through in batches of fewer, to save memory.
+    """
+    batch = min(batch, max(1, LARGEST_BATCH // (images.shape[1] * images.shape[2])))
+    logits = make_predictor(nnx.graphdef(network), batch, views=views)(parameters, images)
     return np.asarray(probabilities(jnp.asarray(logits)))
 
 
@@ -36,6 +45,8 @@ def write_report(
     positive: str | None = None,
     batch: int = 32,
     per_epoch: int,
+    views: bool = False,
+    more: dict | None = None,
 ) -> dict:
     """Judges the best epoch's weights on every split, and writes metrics, history, predictions, weights and pictures.
 
@@ -45,11 +56,13 @@ def write_report(
         parts: indices into `slides` by split: "training", "validation", "test".
         positive: the class that counts as positive; see `evaluation.positive_class`.
         per_epoch: images drawn an epoch, for the speed.
+        views: see `training.make_predictor`.
+        more: what else metrics.json is to hold.
     Returns:
         what metrics.json holds.
     """
     index = evaluation.positive_class(slides.classes, positive)
-    predicted = predict(network, best.parameters, slides.images, batch)
+    predicted = predict(network, best.parameters, slides.images, batch, views=views)
     splits = {
         name: evaluation.judge(slides.labels[chosen], predicted[chosen], slides.classes, index)
         for name, chosen in parts.items()
@@ -61,6 +74,7 @@ def write_report(
         "epochs": len(history),
         "seconds": round(seconds, 3),
         "images_per_second": round(per_epoch * len(history) / seconds, 1),
+        **(more or {}),
     }
     write_json(folder / "metrics.json", content)
     columns = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
@@ -85,6 +99,22 @@ def write_predictions(path: Path, slides: Slides, parts: dict, predicted: np.nda
         for i in chosen
     ]
     return write_csv(path, ("name", "group", "label", "probability", "split"), rows)
+
+
+def draw_samples(path: Path, training: Slides, augmentation: Augmentation, key: jax.Array) -> Path:
+    """A gallery of some training images of every class, and below it what the network sees of them."""
+    each = max(1, 6 // len(training.classes))
+    by_class = [np.flatnonzero(training.labels == label) for label in range(len(training.classes))]
+    some = training.subset(np.concatenate([m[np.linspace(0, len(m) - 1, each).astype(int)] for m in by_class])[:6])
+    variants = batched(augmentation)(key, as_light(np.tile(some.images, (3, 1, 1, 1))))
+    captions = [f"{training.classes[label]}\n{group}" for label, group in zip(some.labels, some.groups)]
+    return figures.gallery(
+        path,
+        [*(some.images / 255), *variants],
+        captions + ["augmented"] * len(variants),
+        "Training images (top row), and what the network sees of them in three different epochs",
+        columns=len(some),
+    )
 
 
 def shortened(name: str, most: int = 34) -> str:

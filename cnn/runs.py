@@ -73,6 +73,12 @@ def write_json(path: Path, content: object) -> Path:
     return path
 
 
+def write_config(folder: Path, experiment: str, settings: object, device: str, **more: object) -> Path:
+    """Writes config.json: what a run was asked for, and on what it runs."""
+    content = {"experiment": experiment, "settings": settings, **more, **environment(device)}
+    return write_json(folder / "config.json", content)
+
+
 def read_config(folder: Path) -> dict:
     """The config.json of a finished run.
 

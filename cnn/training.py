@@ -119,7 +119,7 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, augm
     """
 
     def loss_of(learned: nnx.State, statistics: nnx.State, key, images, labels, weights):
-        network = nnx.merge(graph, learned, statistics)
+        network = nnx.merge(graph, learned, statistics, copy=True)  # a batch norm writes into its own
         logits = network(images, key=key)
         losses = cross_entropy(logits, labels)
         correct = probabilities(logits).argmax(axis=1) == labels
@@ -157,15 +157,27 @@ def epoch_batches(number: int, batch: int, per_epoch: int, seed: int, epoch: int
     return indices.reshape(steps, batch), weights.astype(np.float32).reshape(steps, batch)
 
 
-def make_predictor(graph: nnx.GraphDef, batch: int) -> Callable[[nnx.State, np.ndarray], np.ndarray]:
+def make_predictor(
+    graph: nnx.GraphDef, batch: int, *, views: bool = False
+) -> Callable[[nnx.State, np.ndarray], np.ndarray]:
     """Compiles the network's use: (parameters, images (number, height, width, 3) uint8) -> logits (number, outputs).
 
     Images go through in batches of one size, the last filled up with zeros and cut off again: one compilation.
+
+    Args:
+        views: look at each image in the eight ways in which it can be flipped and turned, and take the mean of the
+            logits: tissue has no up or down, and what a network makes of it by chance averages out. For networks that
+            take any size, since a turn exchanges height and width.
     """
 
     @jax.jit
     def logits_of(parameters: nnx.State, images: jax.Array) -> jax.Array:
-        return nnx.merge(graph, parameters)(as_light(images))
+        network, images = nnx.merge(graph, parameters), as_light(images)
+        if not views:
+            return network(images)
+        turned = [images, images.swapaxes(1, 2)]
+        flipped = [view[:, ::down, ::right] for view in turned for down in (1, -1) for right in (1, -1)]
+        return sum(network(view) for view in flipped) / len(flipped)
 
     def predict(parameters: nnx.State, images: np.ndarray) -> np.ndarray:
         logits = []

@@ -47,7 +47,7 @@ def main(settings: Settings) -> list[tuple[str, str, float]]:
     network = models.MODELS[described["model"]]((*size, 3), len(classes), key=jax.random.key(0))
     parameters = weights.load_weights(settings.run / "weights.npz", network)
     images, names = slides.read_unlabelled(settings.images, size=size, **config["reading"])
-    probabilities = reports.predict(network, parameters, images, settings.batch)
+    probabilities = reports.predict(network, parameters, images, settings.batch, views=config["views"])
 
     index = classes.index(positive)
     rows = [(name, classes[p.argmax()], float(p[index])) for name, p in zip(names, probabilities)]

@@ -112,14 +112,16 @@ def main(settings: Settings) -> dict:
         shape, len(originals.classes), dropout=settings.dropout, key=training.keys_of(settings.seed).weights
     )
     folder = runs.create_folder("reproduce_blog", settings.out)
-    description = {
-        "experiment": "reproduce_blog",
-        "settings": settings,
-        "network": {"model": "seed", "image_size": settings.image_size, "classes": originals.classes},
-        "reading": {"fit": "squash", "filter": "bilinear"},
-        "positive": originals.classes[positive],
-    }
-    runs.write_json(folder / "config.json", description | runs.environment(device))
+    runs.write_config(
+        folder,
+        "reproduce_blog",
+        settings,
+        device,
+        network={"model": "seed", "image_size": settings.image_size, "classes": originals.classes},
+        views=False,
+        reading={"fit": "squash", "filter": "bilinear"},
+        positive=originals.classes[positive],
+    )
 
     # Steps 2 and 3: copies are drawn with Keras' settings of 2017, saved as JPEGs, read back and shrunk.
     with progress.bar(console, "drawing copies", 0) as advance:
@@ -152,15 +154,14 @@ def main(settings: Settings) -> dict:
         augmentation=augment.named("none"),
         seed=settings.seed,
     )
-    metrics = reports.write_report(
-        folder, network, history, last, data, parts, batch=settings.batch, per_epoch=epoch_size
-    )
-    metrics |= {
+    found = {
         "slides": len(originals),
         "copies_overwritten": lost,
         "test_images_with_sibling_in_training": siblings,
     }
-    runs.write_json(folder / "metrics.json", metrics)
+    metrics = reports.write_report(
+        folder, network, history, last, data, parts, batch=settings.batch, per_epoch=epoch_size, more=found
+    )
     console.print(reports.judgement_table(metrics["splits"]))
     console.print(f"\n{verdict(metrics, settings)}\n", highlight=False, soft_wrap=True)
     reports.print_files(console, folder)
