@@ -107,6 +107,31 @@ def judge(labels: np.ndarray, probabilities: np.ndarray, classes: tuple[str, ...
     }
 
 
+def brier(positive: np.ndarray, probability: np.ndarray) -> float:
+    """The mean of (probability - truth)^2, truth being 1 or 0 (Brier, Mon Weather Rev 78, 1950); lower is better.
+
+    Always saying 0.5 gives 0.25. probability: (images,) or (repeats, images).
+    """
+    return float(((probability - positive) ** 2).mean())
+
+
+def reliability(positive: np.ndarray, probability: np.ndarray, bins: int = 5) -> list[dict]:
+    """Of the images given about the same probability, how many are positive? A calibrated network: as many as it says.
+
+    Args:
+        positive: (images,) bool.
+        probability: (images,).
+        bins: of equal width, from 0 to 1; empty ones are left out.
+    Returns:
+        for each bin, `rate` of the positives in it, and "said", the mean probability.
+    """
+    places = np.minimum((probability * bins).astype(int), bins - 1)
+    return [
+        {"said": float(probability[places == i].mean()), **rate(int(positive[places == i].sum()), (places == i).sum())}
+        for i in np.unique(places)
+    ]
+
+
 def mistakes(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """The indices of the images that were classified wrongly, (k,), the surest mistake first."""
     predicted = probabilities.argmax(axis=1)

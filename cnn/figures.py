@@ -126,6 +126,22 @@ def intervals(path: Path, figures: dict[str, dict], xlabel: str, title: str, sca
     return _save(figure, path)
 
 
+def reliability(path: Path, bins: list[dict], title: str) -> Path:
+    """How often images of a probability are positive, beside how often they should be; see `evaluation.reliability`."""
+    figure = Figure(figsize=(5.2, 5), layout="constrained")
+    axes = figure.subplots()
+    said, found, low, high = (np.array([one[key] for one in bins]) for key in ("said", "value", "low", "high"))
+    axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as often as it says")
+    axes.errorbar(said, found, [found - low, high - found], color=BLUE, marker="o", capsize=3, label="the network")
+    for one in bins:
+        place = (one["said"], one["value"])
+        axes.annotate(f"{one['k']}/{one['n']}", place, (6, -12), textcoords="offset points", fontsize=8)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability given", ylabel="share that is positive", title=title)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _save(figure, path)
+
+
 def number_grids(path: Path, grids: list[tuple[str, np.ndarray]], title: str) -> Path:
     """Small matrices side by side, each number written in its cell: a calculation that one can follow."""
     widths = [max(grid.shape[1], 2) for _, grid in grids]

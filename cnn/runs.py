@@ -59,8 +59,8 @@ def environment(device: str) -> dict:
     }
 
 
-def write_json(path: Path, content: object) -> Path:
-    """Writes a JSON file, two spaces deep; dataclasses and paths are written as what they hold."""
+def as_json(content: object) -> str:
+    """JSON, two spaces deep; dataclasses and paths are written as what they hold."""
 
     def plain(value: object) -> object:
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -69,7 +69,12 @@ def write_json(path: Path, content: object) -> Path:
             return str(value)
         raise TypeError(f"{type(value).__name__} has no JSON form here")
 
-    path.write_text(json.dumps(content, indent=2, default=plain, ensure_ascii=False) + "\n", encoding="utf-8")
+    return json.dumps(content, indent=2, default=plain, ensure_ascii=False) + "\n"
+
+
+def write_json(path: Path, content: object) -> Path:
+    """Writes `as_json(content)` to a file."""
+    path.write_text(as_json(content), encoding="utf-8")
     return path
 
 
@@ -92,6 +97,30 @@ def read_config(folder: Path) -> dict:
         raise UserError(f"{folder}: holds no config.json; give the folder that a finished run wrote") from None
     except ValueError:
         raise UserError(f"{path}: is damaged; give the folder that a finished run wrote") from None
+
+
+def check_same(folder: Path, settings: object, more: dict, may_differ: tuple[str, ...]) -> None:
+    """Raises UserError, naming what differs, unless a run was begun with these settings and this content.
+
+    Args:
+        folder: the run's.
+        settings: a dataclass, compared with the run's but for the fields in `may_differ`.
+        more: further entries of its config.json.
+    """
+    config = read_config(folder)
+    now = json.loads(as_json({"settings": settings, **more}))
+    then = {name: config.get(name) for name in now}
+    for content in (now["settings"], then["settings"] or {}):
+        for name in may_differ:
+            content.pop(name, None)
+    differences = [
+        f"--{name.replace('_', '-')} was {(then['settings'] or {}).get(name)} and is {value}"
+        for name, value in now["settings"].items()
+        if (then["settings"] or {}).get(name) != value
+    ]
+    differences += [f"{name.replace('_', ' ')} differs" for name in more if now[name] != then[name]]
+    if differences:
+        raise UserError(f"{folder}: is a run of something else: {'; '.join(differences)}; give its own options")
 
 
 def write_csv(path: Path, columns: tuple[str, ...], rows: list[tuple]) -> Path:
