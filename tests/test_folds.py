@@ -1,0 +1,66 @@
+"""Folds: every image is judged once, and nothing that is judged was learned from. Next: test_baselines.py."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cnn.errors import UserError
+from cnn.folds import Fold, checked, group_folds, one_group_out, stratified_folds
+
+LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+GROUPS = ("a", "a", "b", "c", "a", "b", "b", "c")
+
+
+def test_stratified_folds_hold_as_many_of_each_class():
+    folds = stratified_folds(LABELS, 4, seed=0)
+    assert [sorted(LABELS[fold.test]) for fold in folds] == [[0, 1]] * 4
+    assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(8))
+    assert all(sorted([*fold.training, *fold.test]) == list(range(8)) for fold in folds)
+
+
+def test_the_seed_decides_the_cut():
+    def cut(seed: int) -> list:
+        return [fold.test.tolist() for fold in stratified_folds(LABELS, 4, seed)]
+
+    assert cut(0) == cut(0)
+    assert len({str(cut(seed)) for seed in range(5)}) > 1
+
+
+def test_one_group_out_judges_each_group_by_the_others():
+    folds = one_group_out(LABELS, GROUPS)
+    assert [fold.test.tolist() for fold in folds] == [[0, 1, 4], [2, 5, 6], [3, 7]]
+    assert folds[2].training.tolist() == [0, 1, 2, 4, 5, 6]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 100), st.integers(2, 4))
+def test_no_group_is_ever_on_both_sides(seed, number):
+    rng = np.random.default_rng(seed)
+    groups = tuple(f"g{i}" for i in rng.integers(0, 12, 60)) + tuple(f"g{i}" for i in range(12)) * 2
+    labels = np.concatenate([rng.integers(0, 2, 60), np.repeat([0, 1], 12)])
+    for fold in group_folds(labels, groups, number, seed) + one_group_out(labels, groups):
+        assert not {groups[i] for i in fold.training} & {groups[i] for i in fold.test}
+        assert len(fold.training) + len(fold.test) == len(labels)
+
+
+@pytest.mark.parametrize(
+    ("folds", "groups", "what"),
+    [
+        ([Fold(np.array([0]), np.array([1])), Fold(np.array([1]), np.array([1]))], None, "an image is judged other"),
+        ([Fold(np.array([0]), np.array([0])), Fold(np.array([0]), np.array([1]))], None, "0 is on both sides"),
+        ([Fold(np.array([1]), np.array([0])), Fold(np.array([0]), np.array([1]))], ("a", "a"), "a is on both sides"),
+    ],
+)
+def test_a_leak_is_stopped_before_it_becomes_a_figure(folds, groups, what):
+    with pytest.raises(AssertionError, match=what):
+        checked(folds, 2, groups)
+
+
+def test_more_folds_than_there_are_images_or_groups_is_refused():
+    with pytest.raises(UserError, match=r"^--folds: got 5, wants from 2 to 4, the number of images of the smallest"):
+        stratified_folds(LABELS, 5, 0)
+    with pytest.raises(UserError, match=r"^--folds: got 4, wants from 2 to 3, the number of groups of a class"):
+        group_folds(LABELS, GROUPS, 4, 0)
+    with pytest.raises(UserError, match=r"^--folds: got 2, wants from 2 to 1, the number of groups of a class"):
+        one_group_out(LABELS, ("a",) * 4 + ("b",) * 4)

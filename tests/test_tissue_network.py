@@ -1,0 +1,122 @@
+"""The network for few slides: statistics that are no parameters, any size, eight views. Next: test_geometry.py."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from cnn import models
+from cnn.augment import named
+from cnn.errors import ShapeError
+from cnn.layers import BatchNorm, Dropout, LayerNorm, Network, SeparateStains
+from cnn.normalization import EPSILON, layer_norm
+from cnn.stains import combine_stains, separate_stains
+from cnn.training import State as TrainingState
+from cnn.training import make_predictor, make_step, train
+from tests.checkers import assert_equal_arrays
+
+KEY = jax.random.key(0)
+IMAGES = jnp.array([1.0, 2.0, 3.0, 6.0]).reshape(2, 1, 2, 1)  # mean 3, variance 3.5
+
+
+@pytest.fixture(scope="module")
+def network() -> Network:
+    return models.tissue((32, 48, 3), 2, key=KEY)
+
+
+def test_a_batch_norm_in_training_uses_the_batch_and_remembers_a_tenth_of_it():
+    layer = BatchNorm(1)
+    outputs = layer(IMAGES, key=KEY)
+    assert_equal_arrays(outputs.ravel(), np.array([-2, -1, 0, 3]) / np.sqrt(3.5 + EPSILON), "in training", rtol=1e-6)
+    assert layer.mean[...].item() == pytest.approx(0.9 * 0 + 0.1 * 3)
+    assert layer.variance[...].item() == pytest.approx(0.9 * 1 + 0.1 * 3.5)
+
+
+def test_a_batch_norm_in_use_knows_nothing_of_the_other_images():
+    layer = BatchNorm(1)
+    layer.mean[...], layer.variance[...] = jnp.array([2.0]), jnp.array([4.0])
+    together = layer(IMAGES)
+    assert_equal_arrays(together.ravel(), np.array([-1, 0, 1, 4]) / np.sqrt(4 + EPSILON), "in use", rtol=1e-6)
+    assert_equal_arrays(layer(IMAGES[1:]), together[1:], "alone")
+    assert (layer.mean[...].item(), layer.variance[...].item()) == (2.0, 4.0), "use leaves no trace"
+
+
+def test_layers_for_stains_and_norms_call_their_functions():
+    light = combine_stains(jnp.array([[[[0.3, 0.5, 0.1]]]]))
+    assert_equal_arrays(SeparateStains()(light), separate_stains(light), "stains")
+    layer = LayerNorm(1)
+    assert_equal_arrays(layer(IMAGES, key=KEY), layer_norm(IMAGES, jnp.ones(1), jnp.zeros(1)), "layer norm")
+    assert list(map(str, (SeparateStains(), BatchNorm(1), LayerNorm(1)))) == [
+        "separate stains",
+        "batch norm",
+        "layer norm",
+    ]
+    for refused in (BatchNorm(2), LayerNorm(2)):
+        with pytest.raises(ShapeError, match=r"norm: got inputs of shape \(2, 1, 2, 1\), wants \(batch, height, width"):
+            refused(IMAGES)
+
+
+def test_parameters_and_statistics_are_told_apart(network):
+    learned, statistics = nnx.split_state(nnx.state(network), nnx.Param, nnx.BatchStat)
+    rows = models.table(network, (32, 48, 3))
+    assert sum(leaf.size for leaf in jax.tree.leaves(learned)) == sum(row.parameters for row in rows)
+    norms = [layer for layer in network.layers if isinstance(layer, BatchNorm)]
+    assert sum(leaf.size for leaf in jax.tree.leaves(statistics)) == sum(2 * norm.mean.shape[0] for norm in norms)
+
+
+def test_it_takes_any_size(network):
+    for height, width in ((32, 48), (33, 70), (16, 16)):
+        assert network(jnp.ones((2, height, width, 3)) / 2).shape == (2, 1)
+
+
+def test_a_step_moves_the_statistics_and_adam_does_not():
+    network = Network([BatchNorm(3), *models.tissue((16, 16, 3), 2, key=KEY).layers[-3:]])
+    network = Network([BatchNorm(3), network.layers[1]])  # batch norm, mean over places: 3 logits
+    graph, parameters = nnx.split(network)
+    images = np.random.default_rng(0).integers(0, 256, (4, 2, 2, 3), np.uint8)
+    optimizer = optax.sgd(0.0)
+    step = make_step(graph, optimizer, named("none"))
+    state = TrainingState(parameters, optimizer.init(nnx.filter_state(parameters, nnx.Param)))
+    labels, indices = np.array([0, 1, 2, 0]), np.arange(4, dtype=np.int32)
+    state, _ = step(state, KEY, images, labels, indices, np.ones(4, np.float32))
+    after = nnx.merge(graph, state.parameters).layers[0]
+    assert_equal_arrays(after.mean[...], 0.1 * (images / 255).mean((0, 1, 2)), "running mean", rtol=1e-5)
+    assert_equal_arrays(after.variance[...], 0.9 + 0.1 * (images / 255).var((0, 1, 2)), "running variance", rtol=1e-5)
+    assert after.scale[...].tolist() == [1, 1, 1], "a learning rate of 0 moves no parameter"
+
+
+def test_eight_views_are_the_mean_over_flips_and_turns(network):
+    graph, state = nnx.split(network)
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 48, 3), np.uint8)
+    got = make_predictor(graph, 2, views=True)(state, images)
+    one = make_predictor(graph, 3)
+    views = [np.rot90(flipped, k, (1, 2)) for flipped in (images, images[:, :, ::-1]) for k in range(4)]
+    assert len({view.tobytes() for view in views}) == 8
+    expected = np.mean([one(state, np.ascontiguousarray(view)) for view in views], axis=0)
+    assert_equal_arrays(got, expected, "mean over views", rtol=1e-4, atol=1e-5)
+    turned = make_predictor(graph, 2, views=True)(state, np.ascontiguousarray(np.rot90(images, 1, (1, 2))))
+    assert_equal_arrays(turned, got, "an image and the same turned", rtol=1e-4, atol=1e-5)
+
+
+def test_it_is_trained_on_squares_and_used_on_whole_images():
+    images = np.random.default_rng(0).integers(0, 256, (6, 140, 150, 3), np.uint8)
+    labels = np.array([0, 1] * 3, np.int32)
+    network = models.tissue((140, 150, 3), 2, key=KEY)
+    options = {"epochs": 1, "batch": 4, "optimizer": optax.sgd(0.01), "augmentation": named("crop"), "seed": 0}
+    (epoch,) = train(network, (images, labels), (images, labels), **options)
+    assert np.isfinite([epoch.loss, epoch.validation_loss]).all()
+    (silent,) = train(network, (images, labels), None, **options)
+    assert np.isnan(silent.validation_loss)
+    assert silent.loss == epoch.loss, "looking at the validation images changes nothing"
+
+
+def test_dropout_of_the_last_features_is_the_only_chance_in_it(network):
+    images = jnp.asarray(np.random.default_rng(0).random((4, 32, 48, 3)), jnp.float32)
+    assert [layer.rate for layer in network.layers if isinstance(layer, Dropout)] == [0.5]
+    first, second, other = (
+        nnx.merge(*nnx.split(network), copy=True)(images, key=jax.random.key(seed)) for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, second)
+    assert not np.array_equal(first, other)
