@@ -83,16 +83,21 @@ class Convolution(nnx.Module):
 
 
 class SeparateStains(nnx.Module):
-    """RGB light from 0 to 1 -> amounts of haematoxylin, eosin and the rest; see `stains.separate_stains`.
+    """RGB light from 0 to 1 -> amounts of the first `number` of haematoxylin, eosin and the rest.
 
-    (batch, height, width, 3) -> the same. No parameters.
+    (batch, height, width, 3) -> (batch, height, width, number); see `stains.separate_stains`. No parameters.
     """
 
+    def __init__(self, number: int = 3):
+        if number not in (1, 2, 3):
+            raise ShapeError("separate stains", f"number = {number}", "1, 2 or 3 stains")
+        self.number = number
+
     def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        return separate_stains(inputs)
+        return separate_stains(inputs)[..., : self.number]
 
     def __str__(self) -> str:
-        return "separate stains"
+        return "haematoxylin" if self.number == 1 else "stains"
 
 
 class BatchNorm(nnx.Module):

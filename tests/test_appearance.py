@@ -1,4 +1,4 @@
-"""Chapter 12, appearance: blur, brightness and contrast, slides stained a little differently. Next: test_augment.py.
+"""Appearance: blur, brightness and contrast, slides stained a little differently. Next: test_augment.py.
 
 A blur is a weighted mean of neighbours, so it can neither brighten nor darken.
 """

@@ -1,8 +1,8 @@
-"""Chapter 2, convolution: a small stack of weights slides over an image, and at each place its products are summed.
+"""Convolution: a small stack of weights slides over an image, and at each place its products are summed.
 
 First on numbers for paper, then four ways (loops, a matrix product, Fourier, XLA) that must agree with one another and
 with SciPy, then the gradient, and what follows from the definition: linearity, and that a shift stays a shift.
-Next: test_fast_convolution.py, the same sum as the layers call it.
+Next: test_fast_convolution.py., the same sum as the layers call it.
 """
 
 import jax

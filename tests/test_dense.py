@@ -1,7 +1,7 @@
-"""Chapter 5, dense layers: weighted sums, the ReLU, flatten and dropout, and the chain rule that ties them together.
+"""Dense layers: weighted sums, the ReLU, flatten and dropout, and the chain rule that ties them together.
 
 The gradient of a dense layer is an outer product an example; two layers and a ReLU make the smallest backpropagation,
-worked out here with a pencil. Next: test_loss.py, where the upstream gradient comes from.
+worked out here with a pencil. Next: test_loss.py., where the upstream gradient comes from.
 """
 
 import jax

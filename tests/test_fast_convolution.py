@@ -1,8 +1,8 @@
-"""Chapter 3, the fast convolution: the layers' own, and why its gradient is two more convolutions.
+"""The fast convolution: the layers' own, and why its gradient is two more convolutions.
 
 The gradient is derived here from the loops of the chapter before: what was scattered there is gathered here. Then it is
 held against those loops, against jax's own differentiation, and against differences.
-Next: test_pooling.py, the other thing that slides a window.
+Next: test_normalization.py., the other thing that slides a window.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""Folds: every image is judged once, and nothing that is judged was learned from. Next: test_baselines.py."""
+"""Folds: every image is judged once, and nothing that is judged was learned from. Next: test_synthetic.py."""
 
 import numpy as np
 import pytest

@@ -118,6 +118,20 @@ def test_a_random_function_takes_the_key_first_then_the_image_then_options_by_na
         assert node.args.kwonlyargs, f"{node.name} has no options by name"
 
 
+def test_the_chapters_of_the_tests_follow_one_another_in_the_order_of_the_reading_list():
+    chapter, read = "test_windows.py", []
+    while chapter not in read:
+        read.append(chapter)
+        text = ast.get_docstring(ast.parse((ROOT / "tests" / chapter).read_text(encoding="utf-8")))
+        following = re.search(r"Next: (test_\w+\.py)\.", text)
+        chapter = following[1] if following else chapter
+    assert read[-1] == "test_the_blog.py", f"after {read[-1]} no chapter is named"
+    order = [f"test_{name}" for name in reading_list()]
+    mirrored = [name for name in read if name in order]
+    assert mirrored == sorted(mirrored, key=order.index)
+    assert len(mirrored) >= 20
+
+
 def test_no_name_says_nothing():
     for path in ALL:
         assert not re.search(r"util|helper|common|misc", path.stem), path.name

@@ -1,4 +1,4 @@
-"""Chapter 10, images: whatever a scanner wrote becomes (height, width, 3) uint8, or an error that says what to do."""
+"""Images: whatever a scanner wrote becomes an array, or an error that says what to do. Next: test_slides.py."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Jobs: pieces of work that are done once, however often the program is stopped. Next: test_reports.py."""
+"""Jobs: pieces of work that are done once, however often the program is stopped."""
 
 import json
 import os

@@ -1,8 +1,8 @@
-"""Chapter 8, models: what becomes of an image on its way through a network, to the last parameter.
+"""Models: what becomes of an image on its way through a network, to the last parameter.
 
 The tables of three published networks are recomputed here from their layers, then held against what runs. How far an
 output sees is measured with ink: a NaN in one pixel of the image blackens every output that sees it.
-Next: test_geometry.py, where images begin to move.
+Next: test_tissue_network.py., where images begin to move.
 """
 
 import math

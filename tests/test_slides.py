@@ -1,4 +1,4 @@
-"""Chapter 11, slides: a folder becomes arrays, what is wrong with it is told at once, and no group is ever split."""
+"""Slides: a folder becomes arrays, what is wrong is told at once, and no group is ever split. Next: test_folds.py."""
 
 import itertools
 import os

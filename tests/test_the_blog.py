@@ -1,4 +1,4 @@
-"""Chapter 18 and the last, the erratum: what was wrong with the 87 % of 2017, each point a computation to do again.
+"""The erratum: what was wrong with the 87 % of 2017, each point a computation to do again.
 
 The figures are those of the blog post and its notebook: 885 of 1,009 test images right, [[415, 93], [31, 470]] with the
 true classes in rows, BENIGN first. Having come here, one can read such a figure and ask the right questions: of which

@@ -49,7 +49,7 @@ def test_layers_for_stains_and_norms_call_their_functions():
     layer = LayerNorm(1)
     assert_equal_arrays(layer(IMAGES, key=KEY), layer_norm(IMAGES, jnp.ones(1), jnp.zeros(1)), "layer norm")
     assert list(map(str, (SeparateStains(), BatchNorm(1), LayerNorm(1)))) == [
-        "separate stains",
+        "stains",
         "batch norm",
         "layer norm",
     ]

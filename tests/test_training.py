@@ -1,4 +1,4 @@
-"""Chapter 15, training: Adam by hand, one compilation, and the same weights from the same seed. Next: test_weights.py.
+"""Training: Adam by hand, one compilation, and the same weights from the same seed. Next: test_weights.py.
 
 A step is worked out on paper first. Then the loop is held to what it promises: that filling up a batch changes nothing,
 that half a batch and another half are one, and that nothing but the seed decides.

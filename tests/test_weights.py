@@ -1,6 +1,6 @@
 """Weights on disk: plain arrays, the same bytes for the same network, and a refusal that says the difference.
 
-Next: test_evaluation.py.
+Next: test_baselines.py.
 """
 
 import jax
