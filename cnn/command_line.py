@@ -80,6 +80,11 @@ class Recipe(Common):
         """`image_size`, or its default."""
         return self.image_size or ((384, 448) if self.data and self.takes_any_size else (120, 160))
 
+    @property
+    def use_batch(self) -> int:
+        """Images at a time when the network is used: `batch`, or fewer if they are large, to save memory."""
+        return min(self.batch, max(1, (1 << 20) // (self.size[0] * self.size[1])))
+
 
 def at_least(least: float, **settings: float) -> None:
     """Raises UserError unless each named setting is at least `least`; the name becomes the option's."""

@@ -3,15 +3,17 @@
 A recipe is `command_line.Recipe`, or any object with its attributes.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
 import numpy as np
 import optax
+from flax import nnx
 
 from cnn import augment, models, slides, synthetic, training
 from cnn.layers import Network
-from cnn.training import Epoch
+from cnn.loss import probabilities
 
 
 def read_slides(recipe, progress: Callable[[int, int], None] | None = None) -> slides.Slides:
@@ -54,20 +56,46 @@ def steps(recipe, images: int) -> tuple[int, int]:
     return per_epoch, recipe.epochs * -(-per_epoch // recipe.batch)
 
 
-def fit(recipe, images: np.ndarray, labels: np.ndarray, classes: int, seed: int) -> tuple[Network, Epoch]:
-    """Trains silently for all epochs, without validation; the network as it started, and the last epoch."""
-    start = network(recipe, classes, training.keys_of(seed).weights)
-    per_epoch, total = steps(recipe, len(images))
+@functools.cache
+def compiled(recipe, classes: int, total: int) -> tuple[optax.GradientTransformation, Callable, Callable]:
+    """The optimizer, the training step and the predictor of a recipe: the same, and so compiled once, for all networks.
+
+    Args:
+        recipe: hashable.
+        total: steps of a run.
+    """
+    graph = nnx.graphdef(network(recipe, classes, jax.random.key(0)))
+    tx = optimizer(recipe, total)
+    predict = training.make_predictor(graph, recipe.use_batch, views=recipe.takes_any_size)
+    return tx, training.make_step(graph, tx, augmentation(recipe)), predict
+
+
+def fit_and_ask(
+    recipe, images: np.ndarray, labels: np.ndarray, classes: int, known: np.ndarray, asked: np.ndarray, seed: int
+) -> np.ndarray:
+    """Trains a network silently on some images, for all epochs, and asks it about others.
+
+    Args:
+        images, labels: of the whole set, so that every call has the same shapes.
+        known, asked: indices of the images to learn from and of those to judge.
+        seed: decides the initial weights and all else that is random.
+    Returns:
+        the probability of each class, (asked, classes).
+    """
+    per_epoch, total = steps(recipe, len(known))
+    tx, step, predict = compiled(recipe, classes, total)
     epochs = training.train(
-        start,
+        network(recipe, classes, training.keys_of(seed).weights),
         (images, labels),
         None,
         epochs=recipe.epochs,
         batch=recipe.batch,
         per_epoch=per_epoch,
-        optimizer=optimizer(recipe, total),
+        optimizer=tx,
         augmentation=augmentation(recipe),
         seed=seed,
+        members=known,
+        step=step,
     )
     *_, last = epochs
-    return start, last
+    return np.asarray(probabilities(predict(last.parameters, images[asked])))

@@ -18,7 +18,6 @@ from cnn.slides import Slides
 from cnn.training import Epoch, as_light, make_predictor
 from cnn.weights import save_weights
 
-LARGEST_BATCH = 1 << 20  # pixels that go through a network at a time
 RATES = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
 
 
@@ -27,9 +26,8 @@ def predict(
 ) -> np.ndarray:
     """The probability of each class, (number, classes), for images (number, height, width, 3) uint8.
 
-    `views`: see `training.make_predictor`. Large images go through in batches of fewer, to save memory.
+    `views`: see `training.make_predictor`.
     """
-    batch = min(batch, max(1, LARGEST_BATCH // (images.shape[1] * images.shape[2])))
     logits = make_predictor(nnx.graphdef(network), batch, views=views)(parameters, images)
     return np.asarray(probabilities(jnp.asarray(logits)))
 

@@ -202,6 +202,8 @@ def train(
     optimizer: optax.GradientTransformation,
     augmentation: Augmentation,
     seed: int,
+    members: np.ndarray | None = None,
+    step: Callable | None = None,
     on_step: Callable[[int, int, Sums], None] = lambda step, steps, sums: None,
 ) -> Iterator[Epoch]:
     """Trains a network and yields after every epoch; the network itself is left as it is.
@@ -213,22 +215,26 @@ def train(
         batch: images a step.
         per_epoch: images drawn an epoch, each augmented anew; the number of training images unless given.
         seed: decides the shuffling, the augmentation and the dropout; initial weights are the network's own.
+        members: indices of the images to learn from, all of `training` unless given. Several networks that learn from
+            different members of one set can share one compilation.
+        step: compiled by `make_step` before, for a network of the same layers; compiled here unless given.
         on_step: called after each step with its number from 1, the number of steps of the run, and its sums.
     """
     images, labels = training
-    per_epoch = per_epoch or len(images)
+    members = np.arange(len(images), dtype=np.int32) if members is None else np.asarray(members, np.int32)
+    per_epoch = per_epoch or len(members)
     graph, parameters = nnx.split(network)
     parameters = jax.tree.map(jnp.copy, parameters)  # the network keeps its own: the first step donates these
     state = State(parameters, optimizer.init(nnx.filter_state(parameters, nnx.Param)))
-    step, predict = make_step(graph, optimizer, augmentation), make_predictor(graph, batch)
+    step, predict = step or make_step(graph, optimizer, augmentation), make_predictor(graph, batch)
     steps_key = keys_of(seed).steps
     on_device, labels_on_device = jnp.asarray(images), jnp.asarray(labels)
     done = 0
     for number in range(1, epochs + 1):
         started = time.perf_counter()
         sums = []
-        indices, weights = epoch_batches(len(images), batch, per_epoch, seed, number)
-        for chosen, weight in zip(indices, weights):
+        indices, weights = epoch_batches(len(members), batch, per_epoch, seed, number)
+        for chosen, weight in zip(members[indices], weights):
             key = jax.random.fold_in(steps_key, done)
             state, (loss, correct) = step(state, key, on_device, labels_on_device, chosen, weight)
             done += 1

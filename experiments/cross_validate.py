@@ -89,12 +89,11 @@ def protocols(labels: np.ndarray, groups: tuple[str, ...], settings: Settings) -
 # %%
 def ask_network(data: Slides, labels: np.ndarray, settings: Settings, known, test, seed: int, shuffled: bool) -> list:
     """Trains a network on some images, or on them with their labels shuffled, and asks it about others."""
-    learned = labels[known]
     if shuffled:
-        learned = np.random.Generator(np.random.PCG64([settings.seed, seed])).permutation(learned)
-    network, last = recipe.fit(settings, data.images[known], learned, 2, seed)
-    views = settings.takes_any_size
-    return reports.predict(network, last.parameters, data.images[test], settings.batch, views=views)[:, 1].tolist()
+        rng = np.random.Generator(np.random.PCG64([settings.seed, seed]))
+        labels = labels.copy()
+        labels[known] = rng.permutation(labels[known])
+    return recipe.fit_and_ask(settings, data.images, labels, 2, known, test, seed)[:, 1].tolist()
 
 
 def ask_baselines(data: Slides, labels: np.ndarray, repeats: list[list[Fold]]) -> dict[str, np.ndarray]:

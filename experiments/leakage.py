@@ -139,14 +139,19 @@ def explain(rows: dict[str, dict]) -> str:
     """What the table says, for one who has never heard of a leak."""
     leaky, by_image, by_group = (rows[name] for name in (LEAKY, BY_IMAGE, BY_GROUP))
     share = {name: row["accuracy"]["value"] for name, row in rows.items()}
-    return (
+    difference = 100 * (share[LEAKY] - share[BY_GROUP])
+    text = (
         f"Asked about turned copies of slides that it had been shown, the network is right in {share[LEAKY]:.1%}: "
         f"{leaky['copy_in_training']} of the {leaky['n']} test images have a copy of the same slide in training. "
         f"Asked about slides that it has never seen, the same network, trained for as many steps, is right in "
         f"{share[BY_IMAGE]:.1%} ({by_image['accuracy']['k']} of {by_image['n']}), and if no slide of the same group "
         f"was shown to it either, in {share[BY_GROUP]:.1%} ({by_group['accuracy']['k']} of {by_group['n']}). "
-        f"The difference of {100 * (share[LEAKY] - share[BY_GROUP]):+.0f} points is what it had learned by heart. "
-        "No interval of the first row shows it: a leak is no bad luck, it is the answer to another question."
+    )
+    if difference <= 0:
+        return text + "So short a training learns nothing by heart: it cannot show it. Give it more epochs."
+    return (
+        f"{text}The difference of {difference:.0f} points is what it had learned by heart. No interval of the first "
+        "row shows it: a leak is no bad luck, it is the answer to another question."
     )
 
 

@@ -19,8 +19,8 @@ class Settings(command_line.Common):
     """Folder that a training wrote."""
     images: command_line.Positional[tuple[Path, ...]]
     """Images (TIFF, JPEG, PNG), or folders of them."""
-    batch: int = 32
-    """Images a step."""
+    batch: int = 4
+    """Images at a time."""
 
     def __post_init__(self):
         command_line.at_least(1, batch=self.batch, images=len(self.images))

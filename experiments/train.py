@@ -103,7 +103,7 @@ def main(settings: Settings) -> dict:
         data,
         parts,
         positive=settings.positive,
-        batch=settings.batch,
+        batch=settings.use_batch,
         per_epoch=per_epoch,
         views=settings.takes_any_size,
     )

@@ -1,0 +1,188 @@
+"""The experiments that ask how far a figure can be believed: three splits of one set, and cross-validation."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cnn import images, synthetic
+from cnn.errors import UserError
+from experiments import cross_validate, leakage
+
+ROOT = Path(__file__).parents[1]
+SIZE = (24, 32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Sixteen drawn images in four groups, two of each class in each."""
+    root = tmp_path_factory.mktemp("slides")
+    data = synthetic.draw_slides(16, seed=5, size=(40, 50), groups=4)
+    for i, image in enumerate(data.images):
+        path = root / data.classes[data.labels[i]] / f"{data.groups[i]}_{i:02d}.png"
+        path.parent.mkdir(exist_ok=True)
+        images.write_png(path, image)
+    return root
+
+
+def rows(path: Path) -> list[dict]:
+    """A CSV file as dictionaries."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+# Leakage
+
+
+def test_only_the_leaky_split_has_copies_of_its_test_images_in_training(folder, tmp_path, capsys):
+    settings = leakage.Settings(
+        data=folder,
+        group_pattern=r"(group\d+)_",
+        draws=80,
+        epochs=1,
+        per_epoch=32,
+        folds=2,
+        drawing_size=(40, 50),
+        image_size=SIZE,
+        out=tmp_path / "leak",
+    )
+    metrics = leakage.main(settings)
+    leaky, by_image, by_group = (
+        metrics["splits"][name] for name in (leakage.LEAKY, leakage.BY_IMAGE, leakage.BY_GROUP)
+    )
+    assert leaky["copy_in_training"] == leaky["n"] > 16
+    assert (by_image["n"], by_image["copy_in_training"]) == (16, 0)
+    assert by_image["group_in_training"] > 0, "a neighbour of a test image may be learned from"
+    assert (by_group["n"], by_group["copy_in_training"], by_group["group_in_training"]) == (16, 0, 0)
+    assert {path.name for path in settings.out.iterdir()} == {
+        *("config.json", "metrics.json", "predictions.csv", "leakage.png")
+    }
+    assert len(rows(settings.out / "predictions.csv")) == leaky["n"] + 32
+    assert "5 networks of 1 epochs each" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("ahead", "said"), [(0.9, "learned by heart"), (0.4, "cannot show it")])
+def test_the_text_says_what_the_table_says(ahead, said):
+    row = {"n": 10, "copy_in_training": 0, "accuracy": {"k": 6, "n": 10, "value": 0.6}}
+    splits = {
+        leakage.LEAKY: row | {"copy_in_training": 10, "accuracy": {"k": 9, "n": 10, "value": ahead}},
+        leakage.BY_IMAGE: row,
+        leakage.BY_GROUP: row,
+    }
+    text = leakage.explain(splits)
+    assert said in text
+    assert "10 of the 10 test images have a copy" in text
+    assert "(6 of 10)" in text
+
+
+# Cross-validation
+
+
+def validated(folder: Path, out: Path, **more) -> dict:
+    """A short cross-validation of the sixteen images."""
+    options = {"epochs": 1, "per_epoch": 16, "batch": 8, "folds": 2, "seeds": 1, "image_size": SIZE}
+    options |= {"data": folder, "group_pattern": r"(group\d+)_", "out": out}
+    return cross_validate.main(cross_validate.Settings(**options | more))
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory) -> Path:
+    """The folder of a finished cross-validation."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    validated(folder, out)
+    return out
+
+
+def test_every_image_is_judged_once_by_every_method(run):
+    predictions = rows(run / "predictions.csv")
+    methods = {row["method"] for row in predictions}
+    assert methods == {
+        *("network", "network, shuffled labels", "share of white", "group alone", "majority"),
+        *("histogram, C = 0.05", "histogram, C = 0.5"),
+    }
+    for protocol in ("one group out", "2-fold x 1"):
+        for method in methods:
+            names = [row["name"] for row in predictions if (row["protocol"], row["method"]) == (protocol, method)]
+            assert len(names) == len(set(names)) == 16
+    assert all(0 <= float(row["probability"]) <= 1 for row in predictions)
+
+
+def test_the_figures_can_be_recomputed_from_the_predictions(run):
+    predictions = rows(run / "predictions.csv")
+    for protocol, found in json.loads((run / "metrics.json").read_text())["protocols"].items():
+        for method, judged in found["methods"].items():
+            chosen = [row for row in predictions if (row["protocol"], row["method"]) == (protocol, method)]
+            right = [(float(row["probability"]) > 0.5) == (row["label"] == "malignant") for row in chosen]
+            assert (judged["accuracy"]["k"], judged["accuracy"]["n"]) == (sum(right), len(right))
+            p, y = (np.array([float(row["probability"]) for row in chosen]), [row["label"] for row in chosen])
+            positive = np.array(y) == "malignant"
+            pairs = p[positive][:, None] - p[~positive][None]
+            assert judged["auc"]["value"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())
+            assert judged["auc"]["low"] <= judged["auc"]["value"] <= judged["auc"]["high"]
+            assert judged["brier"] == pytest.approx(((p - positive) ** 2).mean())
+
+
+def test_what_is_known_without_pixels_is_nothing_here(run):
+    found = json.loads((run / "metrics.json").read_text())["protocols"]["one group out"]["methods"]
+    assert found["majority"]["accuracy"]["k"] == found["group alone"]["accuracy"]["k"] == 8
+    assert found["majority"]["auc"]["value"] == found["group alone"]["auc"]["value"] == 0.5
+
+
+def test_a_finished_run_is_not_trained_again_and_a_stopped_one_goes_on(run, folder, tmp_path, monkeypatch):
+    before = (run / "predictions.csv").read_bytes()
+    piece = sorted((run / "folds").iterdir())[0]
+    piece.unlink()
+    asked = []
+    ask = cross_validate.ask_network
+    monkeypatch.setattr(cross_validate, "ask_network", lambda *a: asked.append(a) or ask(*a))
+    validated(folder, None, resume=run)
+    assert len(asked) == 1, "only the piece that was missing"
+    assert (run / "predictions.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"epochs": 2}, "--epochs was 1 and is 2"),
+        ({"seed": 4, "folds": 3}, "--folds was 2 and is 3"),
+        ({"image_size": (24, 24)}, "data digest differs"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_settings_or_images(run, folder, more, said):
+    with pytest.raises(UserError, match="is a run of something else") as error:
+        validated(folder, None, resume=run, **more)
+    assert said in str(error.value)
+
+
+def test_ctrl_c_says_how_to_go_on_and_exits_with_130(monkeypatch, folder, tmp_path, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cross_validate, "ask_network", interrupt)
+    with pytest.raises(SystemExit) as stopped:
+        validated(folder, tmp_path / "run")
+    assert stopped.value.code == 130
+    assert f"python -m experiments.cross_validate --resume {tmp_path / 'run'}" in capsys.readouterr().err
+
+
+def test_many_groups_are_left_out_by_tens():
+    labels, groups = np.tile([0, 1], 30), tuple(f"patient{i // 2}" for i in range(60))
+    found = cross_validate.protocols(labels, groups, cross_validate.Settings(folds=3, seeds=2))
+    assert [(name, [len(cut) for cut in cuts]) for name, cuts in found.items()] == [
+        ("groups, 10-fold", [10]),
+        ("3-fold x 2", [3, 3]),
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_bytes_of_two_processes(folder, tmp_path):
+    for name in ("a", "b"):
+        command = [sys.executable, "-m", "experiments.cross_validate", "--data", folder, "--group-pattern"]
+        command += [r"(group\d+)_", "--epochs", "1", "--per-epoch", "16", "--folds", "2", "--seeds", "1"]
+        command += ["--image-size", "24", "32", "--jobs", "2", "--out", tmp_path / name]
+        assert subprocess.run(list(map(str, command)), cwd=ROOT).returncode == 0
+    assert (tmp_path / "a" / "predictions.csv").read_bytes() == (tmp_path / "b" / "predictions.csv").read_bytes()
