@@ -109,7 +109,7 @@ def parse(settings: type[S]) -> S:
     spec = sys.modules["__main__"].__spec__  # None in a notebook
     program = f"python -m {spec.name}" if spec else None
     with one_sentence():
-        return tyro.cli(settings, prog=program, config=(tyro.conf.FlagConversionOff, tyro.conf.OmitArgPrefixes))
+        return tyro.cli(settings, prog=program, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes))
 
 
 @contextmanager

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnn import command_line
+from cnn.errors import UserError
+
+SIDE, NUMBER = 128, 8  # squares of tissue: pixels, and how many of each image
 
 
 # %%
@@ -32,6 +35,8 @@ class Settings(command_line.Recipe):
     """Into how many parts the images are cut."""
     seeds: int = 5
     """How many such cuts, each with networks of its own."""
+    tissue_only: bool = False
+    """Judge squares of tissue instead of whole images, so that the amount of white says nothing: morphology alone."""
     jobs: int = 1
     """Networks trained at a time, each on an equal share of the processors."""
     resume: Path | None = None
@@ -41,6 +46,8 @@ class Settings(command_line.Recipe):
         super().__post_init__()
         command_line.at_least(1, epochs=self.epochs, per_epoch=self.per_epoch, seeds=self.seeds, jobs=self.jobs)
         command_line.at_least(2, folds=self.folds)
+        if self.tissue_only and not self.takes_any_size:
+            raise UserError(f"--tissue-only: the network {self.model} takes whole images only; use --model tissue")
 
 
 if __name__ == "__main__":
@@ -49,9 +56,9 @@ if __name__ == "__main__":
 # %%
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
-from cnn import baselines, evaluation, figures, folds, jobs, progress, recipe, reports, runs, slides, uncertainty
+from cnn import baselines, comparison, evaluation, figures, folds, jobs, progress, recipe, reports, runs, squares
+from cnn import slides as folders
 from cnn.folds import Fold
 from cnn.slides import Slides
 
@@ -87,20 +94,36 @@ def protocols(labels: np.ndarray, groups: tuple[str, ...], settings: Settings) -
 
 
 # %%
-def ask_network(data: Slides, labels: np.ndarray, settings: Settings, known, test, seed: int, shuffled: bool) -> list:
-    """Trains a network on some images, or on them with their labels shuffled, and asks it about others."""
+def ask_network(
+    shown: np.ndarray, labels: np.ndarray, settings: Settings, known: np.ndarray, asked: np.ndarray, seed: int, shuffled
+) -> list[float]:
+    """Trains a network on some images, or on them with their labels shuffled, and asks it about others.
+
+    Args:
+        shown: (images, squares, height, width, 3): what the network sees of each, one whole image or several squares.
+        known, asked: indices of the images to learn from and of those to judge.
+    Returns:
+        the probability of the positive class for each image asked about, the mean over its squares.
+    """
     if shuffled:
         rng = np.random.Generator(np.random.PCG64([settings.seed, seed]))
         labels = labels.copy()
         labels[known] = rng.permutation(labels[known])
-    return recipe.fit_and_ask(settings, data.images, labels, 2, known, test, seed)[:, 1].tolist()
+    each = shown.shape[1]
+    places = [(part[:, None] * each + np.arange(each)).ravel() for part in (known, asked)]
+    flat = shown.reshape(-1, *shown.shape[2:])
+    probability = recipe.fit_and_ask(settings, flat, np.repeat(labels, each), 2, *places, seed)[:, 1]
+    return probability.reshape(-1, each).mean(axis=1).tolist()
 
 
-def ask_baselines(data: Slides, labels: np.ndarray, repeats: list[list[Fold]]) -> dict[str, np.ndarray]:
+def ask_baselines(
+    shown: np.ndarray, labels: np.ndarray, groups: tuple[str, ...], repeats: list[list[Fold]], tissue_only: bool
+) -> dict[str, np.ndarray]:
     """What needs no network, on the same folds: method -> probabilities (repeats, images)."""
-    white = baselines.share_of_white(data.images)[:, None]
-    colours = np.stack([baselines.histogram(image) for image in data.images])
-    groups = np.array(data.groups)
+    pictures = shown.reshape(len(shown), -1, *shown.shape[3:])  # squares one below the other: no histogram minds
+    white = baselines.share_of_white(pictures)[:, None]
+    colours = np.stack([baselines.histogram(picture, tissue_only) for picture in pictures])
+    groups = np.array(groups)
     asked = {
         MAJORITY: lambda a, b: np.full(len(b), float(labels[a].mean() > 0.5)),
         GROUP: lambda a, b: baselines.group_rate(groups[a], labels[a], groups[b]),
@@ -116,65 +139,6 @@ def ask_baselines(data: Slides, labels: np.ndarray, repeats: list[list[Fold]]) -
     return answers
 
 
-# %% [markdown]
-# What came out: means over the repeats, with intervals over images and over groups.
-
-
-# %%
-def summarize(scores: dict[str, np.ndarray], positive: np.ndarray, groups: tuple[str, ...]) -> dict:
-    """Accuracy, AUC and Brier score of each method, and how far the network is ahead of the others."""
-    methods, number = {}, len(positive)
-    for name, probability in scores.items():
-        right = (probability > 0.5) == positive
-        both = {}
-        for key, statistic in (
-            ("accuracy", uncertainty.accuracy(right)),
-            ("auc", uncertainty.auc(positive, probability)),
-        ):
-            both[key] = uncertainty.bootstrap(statistic, number)
-            over_groups = uncertainty.bootstrap(statistic, number, groups=groups)
-            both[key] |= {"low_groups": over_groups["low"], "high_groups": over_groups["high"]}
-        both["accuracy"] |= {"k": int(right.sum()), "n": right.size}
-        methods[name] = both | {"brier": evaluation.brier(positive, probability)}
-    ahead = {}
-    network = scores[NETWORK]
-    for name in (*HISTOGRAMS, WHITE):
-        statistic = uncertainty.difference(uncertainty.auc(positive, network), uncertainty.auc(positive, scores[name]))
-        over_groups = uncertainty.bootstrap(statistic, number, groups=groups)
-        ahead[name] = uncertainty.bootstrap(statistic, number) | {
-            "low_groups": over_groups["low"],
-            "high_groups": over_groups["high"],
-            "p": uncertainty.paired_permutation(
-                lambda ranks: float(uncertainty.auc(positive, ranks)(np.ones((1, number)))[0]),
-                uncertainty.ranks(network),
-                uncertainty.ranks(scores[name]),
-                draws=2000,
-            ),
-        }
-    return {"methods": methods, "network_minus": ahead}
-
-
-def tables(name: str, summary: dict) -> list[Table]:
-    """One protocol's figures for a terminal."""
-    first = Table(title=f"{name}: 95 % intervals over images, and over groups", title_justify="left")
-    for column in ("", "accuracy", "AUC", "Brier score"):
-        first.add_column(column, justify="right" if column else "left")
-
-    def cell(judged: dict) -> str:
-        counts = f"{judged['k']}/{judged['n']} = " if "k" in judged else ""
-        inner = f"\\[{judged['low']:.3f}, {judged['high']:.3f}]"
-        return f"{counts}{judged['value']:.3f}\n{inner} \\[{judged['low_groups']:.3f}, {judged['high_groups']:.3f}]"
-
-    for method, judged in summary["methods"].items():
-        first.add_row(method, cell(judged["accuracy"]), cell(judged["auc"]), f"{judged['brier']:.3f}")
-    second = Table(title=f"{name}: AUC of the network minus AUC of", title_justify="left")
-    for column in ("", "difference", "p (permutation)"):
-        second.add_column(column, justify="right" if column else "left")
-    for method, judged in summary["network_minus"].items():
-        second.add_row(method, cell(judged), f"{judged['p']:.3f}")
-    return [first, second]
-
-
 # %%
 def prepare(settings: Settings, device: str, data: Slides, positive: str) -> Path:
     """The run's folder: a new one, or that of the run to go on with, if it had the same settings and images.
@@ -182,7 +146,7 @@ def prepare(settings: Settings, device: str, data: Slides, positive: str) -> Pat
     Raises:
         UserError: naming each setting that differs.
     """
-    digest = slides.source_digest(data)
+    digest = folders.source_digest(data)
     if settings.resume is None:
         folder = runs.create_folder("cross_validate", settings.out)
         runs.write_config(folder, "cross_validate", settings, device, positive=positive, data_digest=digest)
@@ -203,6 +167,9 @@ def main(settings: Settings) -> dict:
     positive = data.labels == index
     labels = positive.astype(np.int32)
     asked = protocols(labels, data.groups, settings)
+    shown = data.images[:, None]
+    if settings.tissue_only:
+        shown = np.stack([squares.tissue_squares(image, size=SIDE, number=NUMBER) for image in data.images])
     folder = prepare(settings, device, data, data.classes[index])
 
     pieces = {}
@@ -225,19 +192,25 @@ def main(settings: Settings) -> dict:
         ),
     ):
         answers = jobs.run(
-            pieces, ask_network, folder / "folds", jobs=settings.jobs, shared=(data, labels, settings), progress=advance
+            pieces,
+            ask_network,
+            folder / "folds",
+            jobs=settings.jobs,
+            shared=(shown, labels, settings),
+            progress=advance,
         )
 
     metrics, rows = {"positive": data.classes[index], "images": len(data), "protocols": {}}, []
     for name, repeats in asked.items():
-        scores = ask_baselines(data, labels, repeats)
+        scores = ask_baselines(shown, labels, data.groups, repeats, settings.tissue_only)
         for method, many in ((NETWORK, len(repeats)), (SHUFFLED, 1)):
             scores[method] = np.full((many, len(data)), np.nan)
             for i, cut in enumerate(repeats[:many]):
                 for j, fold in enumerate(cut):
                     scores[method][i, fold.test] = answers[f"{name}, cut {i}, fold {j}, {method}".replace(" ", "_")]
-        metrics["protocols"][name] = summarize(scores, positive, data.groups)
-        for table in tables(name, metrics["protocols"][name]):
+        others = (*HISTOGRAMS, WHITE)
+        metrics["protocols"][name] = comparison.summarize(scores, positive, data.groups, NETWORK, others)
+        for table in comparison.tables(name, metrics["protocols"][name]):
             console.print(table)
         rows += [
             (name, method, i, data.names[k], data.groups[k], data.classes[data.labels[k]], f"{p:.9g}")

@@ -1,4 +1,4 @@
-"""Baselines: what colours, white and the day of a photograph say without any network. Next: test_evaluation.py."""
+"""Baselines: what colours, white and the day of a photograph say without any network. Next: test_squares.py."""
 
 import numpy as np
 import pytest
