@@ -121,3 +121,31 @@ def test_a_flag_of_the_user_is_left_as_it_is():
     )
     assert result.stdout.split().count(flag) == 1
     assert "--xla_gpu_deterministic_ops=true" not in result.stdout
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(capsys):
+    with pytest.raises(SystemExit) as stopped, command_line.interruptible("run it again"):
+        raise KeyboardInterrupt
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "interrupted; what is done is kept. To go on: run it again\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "use_batch"),
+    [
+        ({}, (120, 160), 16),
+        ({"data": Path("slides")}, (384, 448), 6),
+        ({"data": Path("slides"), "model": "seed"}, (120, 160), 16),
+        ({"image_size": (30, 40), "batch": 500}, (30, 40), 500),
+        ({"image_size": (2000, 2000)}, (2000, 2000), 1),
+    ],
+)
+def test_a_recipe_knows_the_size_of_its_images_and_how_many_fit_into_memory(options, size, use_batch):
+    recipe = command_line.Recipe(**options)
+    assert (recipe.size, recipe.use_batch) == (size, use_batch)
+
+
+@pytest.mark.parametrize(("option", "value"), [("batch", 0), ("learning_rate", -1.0), ("dropout", 1.0), ("drawn", 19)])
+def test_a_recipe_that_cannot_be_names_its_option(option, value):
+    with pytest.raises(UserError, match=f"^--{option.replace('_', '-')}: got {value}, wants at (least|most)"):
+        command_line.Recipe(**{option: value})

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnn.errors import UserError
-from cnn.evaluation import auc, judge, mistakes, positive_class, rate
+from cnn.evaluation import auc, brier, judge, mistakes, positive_class, rate, reliability
 from tests.checkers import assert_equal_arrays
 
 
@@ -123,3 +123,20 @@ def test_mistakes_come_surest_first():
     labels = np.array([0, 0, 1, 1])
     of_one = np.array([0.6, 0.1, 0.05, 0.45])  # image 0 is wrong with 0.6, 2 with 0.95, 3 with 0.55
     assert_equal_arrays(mistakes(labels, np.stack([1 - of_one, of_one], axis=1)), [2, 0, 3], "the surest mistake first")
+
+
+def test_the_brier_score_by_hand():
+    # (0.9 - 1)^2, (0.2 - 0)^2, (0.5 - 1)^2: 0.01 + 0.04 + 0.25 over 3
+    positive = np.array([True, False, True])
+    assert brier(positive, np.array([0.9, 0.2, 0.5])) == pytest.approx(0.1)
+    assert brier(positive, np.full((2, 3), 0.5)) == 0.25
+    assert brier(positive, np.array([1.0, 0.0, 1.0])) == 0
+
+
+def test_reliability_counts_the_positive_images_of_each_fifth():
+    positive = np.array([False, False, True, True, True, False])
+    got = reliability(positive, np.array([0.05, 0.15, 0.19, 0.45, 1.0, 0.99]))
+    assert [(one["k"], one["n"]) for one in got] == [(1, 3), (1, 1), (1, 2)]
+    assert [one["said"] for one in got] == [pytest.approx(x) for x in (0.13, 0.45, 0.995)]
+    assert got[0]["value"] == 1 / 3
+    assert got[0]["low"] < 1 / 3 < got[0]["high"]

@@ -6,7 +6,7 @@ from matplotlib import image as png
 from matplotlib.figure import Figure
 
 from cnn import figures
-from cnn.evaluation import judge
+from cnn.evaluation import judge, reliability
 from cnn.training import Epoch
 
 
@@ -88,3 +88,24 @@ def test_a_name_with_dollar_signs_is_no_formula(tmp_path):
     images = np.zeros((1, 12, 16, 3), np.uint8)
     images[0, :6] = 255
     assert size(figures.gallery(tmp_path / "g.png", images, ["a$\\no formula$"], "title"))  # a formula would not parse
+
+
+def test_images_of_several_shapes_share_a_gallery(tmp_path, texts):
+    rng = np.random.default_rng(0)
+    images = [rng.random((12, 16, 3)), rng.random((9, 9, 3))]
+    size(figures.gallery(tmp_path / "g.png", images, ["wide", "square"], "Two"))
+    assert {"wide", "square"} <= set(texts)
+
+
+def test_figures_with_intervals_stand_below_one_another(tmp_path, texts):
+    judged = {name: {"value": v, "low": v - 0.1, "high": v + 0.1} for name, v in (("network", 0.9), ("white", 0.75))}
+    size(figures.intervals(tmp_path / "i.png", judged, "AUC", "Two methods", scale=1))
+    assert {"network", "white", "0.9", "0.75", "AUC", "Two methods"} <= set(texts)
+    size(figures.intervals(tmp_path / "i.png", judged, "accuracy (%)", "In percent"))
+    assert {"90", "75"} <= set(texts)
+
+
+def test_a_reliability_diagram_says_how_many_images_each_point_stands_for(tmp_path, texts):
+    bins = reliability(np.array([False, True, True]), np.array([0.1, 0.9, 0.95]))
+    size(figures.reliability(tmp_path / "r.png", bins, "Trust"))
+    assert {"0/1", "2/2", "Trust", "as often as it says"} <= set(texts)

@@ -126,3 +126,8 @@ def test_the_gallery_shows_the_images_that_confounded_the_network(tmp_path, monk
     assert len(drawn["images"]) == wrong
     if wrong:  # the surest mistake first: image 2 with 0.8
         assert drawn["captions"][0] == "benign/2.png\ntruly benign\nsaid malignant: 80%"
+
+
+def test_without_validation_an_epoch_says_nothing_of_it():
+    line = progress.epoch_line(Epoch(3, 0.5, 0.75, float("nan"), float("nan"), 2.0, None), 20, 320, best=True)
+    assert line == "epoch   3/20: loss 0.500, accuracy 0.750;   2.0 s, 160 images/s"

@@ -1,4 +1,4 @@
-"""Uncertainty: how much a figure moves when its images are drawn again. Next: test_the_blog.py.
+"""Uncertainty: how much a figure moves when its images are drawn again. Next: test_comparison.py.
 
 By hand: positive images score 0.9, 0.6 and 0.4, the others 0.5 and 0.1. Of the 6 pairs, 5 are in order: AUC 5/6.
 """
