@@ -49,7 +49,7 @@ def main(settings: Settings) -> dict:
     # 1. The images, and which of them serve for what.
     with progress.bar(console, "reading images", 0) as advance:
         data = recipe.read_slides(settings, advance)
-    evaluation.positive_class(data.classes, settings.positive)  # a wrong name must not wait for the end to be told
+    positive = data.classes[evaluation.positive_class(data.classes, settings.positive)]  # a wrong name is told at once
     parts = slides.split_by_group(data, seed=settings.seed)
     for name, chosen in parts.items():
         counts = ", ".join(f"{(data.labels[chosen] == i).sum()} {label}" for i, label in enumerate(data.classes))
@@ -71,7 +71,7 @@ def main(settings: Settings) -> dict:
         network={"model": settings.model, "image_size": settings.size, "classes": data.classes},
         views=settings.takes_any_size,
         reading={"fit": settings.fit, "filter": settings.filter},
-        positive=data.classes[evaluation.positive_class(data.classes, settings.positive)],
+        positive=positive,
     )
     augmentation = recipe.augmentation(settings)
     reports.draw_samples(folder / "samples.png", data.subset(parts["training"]), augmentation, keys.drawing)
@@ -102,7 +102,7 @@ def main(settings: Settings) -> dict:
         best,
         data,
         parts,
-        positive=settings.positive,
+        positive=positive,
         batch=settings.use_batch,
         per_epoch=per_epoch,
         views=settings.takes_any_size,
