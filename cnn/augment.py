@@ -82,7 +82,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         random_flip_horizontal,
         random_flip_vertical,
         random_transpose,
-        partial(random_stain, max_scale=0.2, max_offset=0.05),
+        partial(random_stain, max_scale=0.5, max_offset=0.05),
     ),
 }
 

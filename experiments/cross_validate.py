@@ -27,7 +27,7 @@ class Settings(command_line.Recipe):
 
     drawn: int = 120
     """How many images of tissue to draw where no --data is given."""
-    epochs: int = 20
+    epochs: int = 40
     """Epochs of each network; the last one's weights are judged."""
     per_epoch: int = 320
     """Images drawn an epoch, each augmented anew; at least every training image once."""

@@ -17,7 +17,7 @@ from cnn import command_line
 class Settings(command_line.Recipe):
     """Train a network on a folder of images, or on drawn tissue, and judge it on images of groups it has never seen."""
 
-    epochs: int = 24
+    epochs: int = 40
     """Epochs at most."""
     patience: int = 10
     """Epochs without a lower validation loss after which training stops."""

@@ -1,7 +1,7 @@
 """Dense layers: weighted sums, the ReLU, flatten and dropout, and the chain rule that ties them together.
 
 The gradient of a dense layer is an outer product an example; two layers and a ReLU make the smallest backpropagation,
-worked out here with a pencil. Next: test_loss.py., where the upstream gradient comes from.
+worked out here with a pencil. Next: test_loss.py.
 """
 
 import jax

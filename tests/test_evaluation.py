@@ -1,6 +1,6 @@
 """Figures and how sure one can be of them: counts, rates, intervals, the area under the curve.
 
-Next: test_uncertainty.py., where these rates show what the 87 % of 2017 were.
+Next: test_uncertainty.py.
 """
 
 import math

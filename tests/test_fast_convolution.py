@@ -2,7 +2,7 @@
 
 The gradient is derived here from the loops of the chapter before: what was scattered there is gathered here. Then it is
 held against those loops, against jax's own differentiation, and against differences.
-Next: test_normalization.py., the other thing that slides a window.
+Next: test_normalization.py.
 """
 
 import jax

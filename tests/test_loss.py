@@ -1,7 +1,7 @@
 """The loss: from logits to probabilities, how wrong they are, and which way to go.
 
 Cross-entropy is the logarithm of the probability that the truth was given. Its gradient by the logits is the plainest
-there is: what was said minus what is true. Next: test_stains.py., where the parameters live.
+there is: what was said minus what is true. Next: test_stains.py.
 """
 
 import math

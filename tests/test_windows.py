@@ -1,7 +1,7 @@
 """Windows: where a window lies, how many places it has, and how far one output pixel sees.
 
 Nothing is computed with pixels yet: only sizes, strides and padding. Each formula is held against a count by hand or
-by a loop. Next: test_convolution.py., where a kernel is multiplied with what lies under such a window.
+by a loop. Next: test_convolution.py.
 """
 
 import pytest
