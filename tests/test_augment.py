@@ -29,6 +29,7 @@ RANDOM = [
     if name.startswith("random_")
 ]
 SOME_OF_ALL = partial(geometry.random_affine, max_degrees=40.0, max_shift=0.1, max_shear=10.0, max_zoom=1.2)
+KEEP_SHAPE = [f for f in RANDOM if f not in (geometry.random_transpose, geometry.random_crop)]  # test_crops.py
 warp = jax.jit(affine, static_argnames=("sampling", "fill"))
 compiled = {name: jax.jit(batched(augmentation)) for name, augmentation in AUGMENTATIONS.items()}
 
@@ -39,6 +40,11 @@ def noise(*shape: int) -> jax.Array:
 
 
 BATCH = noise(4, 6, 7, 3)
+
+
+def of_shape(name: str) -> tuple[int, ...]:
+    """The shape that BATCH has after a named setting: a crop cuts the largest square, all else keeps the shape."""
+    return (4, 6, 6, 3) if name == "crop" else BATCH.shape
 
 
 # What every augmentation promises
@@ -52,7 +58,7 @@ def test_the_key_comes_first_then_the_image_then_options_by_name(function):
     assert all(parameter.kind in by_name for parameter in list(parameters.values())[2:])
 
 
-@pytest.mark.parametrize("function", RANDOM, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("function", KEEP_SHAPE, ids=lambda function: function.__name__)
 def test_shape_type_and_range_are_kept_and_the_key_alone_decides(function):
     function = SOME_OF_ALL if function is geometry.random_affine else function
     image, draw = noise(10, 14, 3), jax.jit(function)
@@ -77,7 +83,7 @@ def test_no_key_is_used_twice(name):
     # JAX itself counts: two draws from one key would be the same numbers, so rotation and shift would go together.
     with jax.debug_key_reuse(True):
         result = jax.jit(batched(named(name)))(jax.random.key(0), BATCH)  # raises KeyReuseError if one is
-    assert result.shape == BATCH.shape
+    assert result.shape == of_shape(name)
 
 
 # One after the other
@@ -138,14 +144,14 @@ def test_a_batch_is_what_its_images_are_one_by_one():
 @pytest.mark.parametrize("name", AUGMENTATIONS)
 def test_a_named_setting_keeps_shape_type_and_range_inside_a_compiled_step(name):
     results = [np.asarray(compiled[name](jax.random.key(seed), BATCH)) for seed in (0, 0, 1)]
-    assert (results[0].shape, results[0].dtype) == (BATCH.shape, np.float32)
+    assert (results[0].shape, results[0].dtype) == (of_shape(name), np.float32)
     assert 0 <= results[0].min() <= results[0].max() <= 1 + 1e-6
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2]) == (name == "none")
 
 
 def test_an_unknown_setting_is_named_with_those_there_are():
-    with pytest.raises(UserError, match=r'^augmentation: got "more", wants one of none, seed, default$'):
+    with pytest.raises(UserError, match=r'^augmentation: got "more", wants one of none, seed, default, crop$'):
         named("more")
 
 
