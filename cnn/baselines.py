@@ -14,9 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cnn.stains import DARKEST, STAINS
+from cnn.stains import DARKEST, STAINS, WHITE
 
-WHITE = 200  # of 255: a pixel above this in red, green and blue shows the lamp, not tissue
 PERCENTILES = (5, 10, 25, 50, 75, 90, 95)
 
 

@@ -47,8 +47,12 @@ class Recipe(Common):
     """How an image of another shape is fitted: squashed, or kept in shape with white beside it."""
     filter: Literal["nearest", "box", "bilinear", "bicubic", "lanczos"] = "bilinear"
     """How pixels are mixed when an image is resized."""
-    model: Literal["tissue", "seed", "wbc", "spanhol"] = "tissue"
-    """The network: the one for few slides and any size, that of 2017, that which was adapted then, or Spanhol's."""
+    model: Literal[
+        *("tissue", "seed", "wbc", "spanhol"),
+        *("tissue-mean", "tissue-haematoxylin", "tissue-stains", "tissue-colours"),
+    ] = "tissue"
+    """The network: the one for few slides and any size, that of 2017, that which was adapted then, or Spanhol's; and
+    the first with one part changed, to see what the part brings: see cnn/models.py."""
     dropout: float = 0.5
     """Share of the last hidden features that is dropped in training, from 0 to less than 1."""
     augmentation: Literal["auto", "none", "seed", "default", "crop"] = "auto"
@@ -73,7 +77,7 @@ class Recipe(Common):
     @property
     def takes_any_size(self) -> bool:
         """Whether the network can be trained on squares and used on whole images."""
-        return self.model == "tissue"
+        return self.model.startswith("tissue")
 
     @property
     def size(self) -> tuple[int, int]:

@@ -16,12 +16,14 @@ network inside a scan: 20 s with jax's own gradient).
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from cnn.convolution import geometry
 from cnn.windows import Padding, Sides
 
 _PLAIN = ("NHWC", "HWIO", "NHWC")
+_FEW = 16  # channels after folding up to which it was faster; with more there is no arithmetic left unused
 
 
 def convolve(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = "VALID") -> jax.Array:
@@ -45,8 +47,38 @@ def convolve(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = 
     >>> convolve(row, difference).ravel().tolist()  # 2 - 1, 4 - 2, 8 - 4
     [1.0, 2.0, 4.0]
     """
-    stride, sides, _ = geometry(images.shape, kernel.shape, stride, padding)
+    stride, sides, out = geometry(images.shape, kernel.shape, stride, padding)
+    if 1 < stride[0] * stride[1] <= _FEW / kernel.shape[2] and not any(w % s for w, s in zip(kernel.shape, stride)):
+        return _convolve(*fold(images, kernel, stride, sides, out), (1, 1), ((0, 0), (0, 0)))
     return _convolve(images, kernel, stride, sides)
+
+
+def fold(images: jax.Array, kernel: jax.Array, stride, sides: Sides, out) -> tuple[jax.Array, jax.Array]:
+    """Lays blocks of stride x stride pixels into channels: a convolution that steps by 1, with the same result.
+
+    A 6 x 6 kernel that steps by 2 over one channel becomes a 3 x 3 kernel that steps by 1 over four. For 16 images of
+    128 x 128 and 16 kernels, forward and backward, one core: 9.1 ms before, 5.9 ms after.
+
+    Args:
+        images, kernel: see `convolve`; the kernel's sides are multiples of the stride.
+        out: height and width of the result.
+    Returns:
+        images (batch, height / stride, width / stride, stride^2 * in), padded and cut to what the kernel reaches, and
+        the kernel (kernel_height / stride, kernel_width / stride, stride^2 * in, out).
+    """
+    (batch, height, width, channels), (sy, sx) = images.shape, stride
+    far = [  # what the last place needs beyond the far edge, negative where it ends before it
+        (places - 1) * s + w - n - low
+        for places, s, w, n, (low, _) in zip(out, stride, kernel.shape, (height, width), sides)
+    ]
+    edges = [(0, 0, 0), (sides[0][0], far[0], 0), (sides[1][0], far[1], 0), (0, 0, 0)]
+    padded = lax.pad(images, jnp.zeros((), images.dtype), edges)
+    rows, columns = padded.shape[1] // sy, padded.shape[2] // sx
+    blocks = padded.reshape(batch, rows, sy, columns, sx, channels).transpose(0, 1, 3, 2, 4, 5)
+    taps = kernel.reshape(kernel.shape[0] // sy, sy, kernel.shape[1] // sx, sx, channels, -1).transpose(
+        0, 2, 1, 3, 4, 5
+    )
+    return blocks.reshape(batch, rows, columns, -1), taps.reshape(*taps.shape[:2], -1, kernel.shape[3])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

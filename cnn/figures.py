@@ -110,8 +110,10 @@ def scores(path: Path, positive: np.ndarray, probability: np.ndarray, name: str,
     return _save(figure, path)
 
 
-def intervals(path: Path, figures: dict[str, dict], xlabel: str, title: str, scale: float = 100) -> Path:
-    """Named figures, each {"value", "low", "high"}, as dots with their intervals, one below the other."""
+def intervals(
+    path: Path, figures: dict[str, dict], xlabel: str, title: str, scale: float = 100, chance: float = 0.5
+) -> Path:
+    """Named figures, each {"value", "low", "high"}, as dots with their intervals, and a line where chance is."""
     figure = Figure(figsize=(7.5, 1.3 + 0.55 * len(figures)), layout="constrained")
     axes = figure.subplots()
     for row, judged in enumerate(figures.values()):
@@ -119,7 +121,7 @@ def intervals(path: Path, figures: dict[str, dict], xlabel: str, title: str, sca
         axes.plot([low, high], [row, row], color=BLUE, linewidth=2.5, solid_capstyle="butt")
         axes.plot(value, row, "o", color=BLUE, markersize=8)
         axes.annotate(f"{value:.3g}", (value, row), (0, 7), textcoords="offset points", ha="center", fontsize=9)
-    axes.axvline(0.5 * scale, color=GREY, linestyle=":")
+    axes.axvline(chance * scale, color=GREY, linestyle=":")
     axes.set_yticks(range(len(figures)), figures)
     axes.set(ylim=(len(figures) - 0.5, -0.6), xlabel=xlabel, title=title)
     axes.grid(alpha=0.3, axis="x")

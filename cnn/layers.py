@@ -23,9 +23,10 @@ from flax import nnx
 
 from cnn import dense as pure
 from cnn import normalization, pooling
+from cnn.attention import attention_pool, attention_weights
 from cnn.errors import ShapeError
 from cnn.fast_convolution import convolve
-from cnn.stains import separate_stains
+from cnn.stains import relative_stains, separate_stains
 from cnn.windows import Padding, pair
 
 glorot_uniform = jax.nn.initializers.glorot_uniform()
@@ -85,19 +86,20 @@ class Convolution(nnx.Module):
 class SeparateStains(nnx.Module):
     """RGB light from 0 to 1 -> amounts of the first `number` of haematoxylin, eosin and the rest.
 
-    (batch, height, width, 3) -> (batch, height, width, number); see `stains.separate_stains`. No parameters.
+    (batch, height, width, 3) -> (batch, height, width, number); see `stains.separate_stains`, or, if they are to be
+    `relative` to how strongly the image is stained as a whole, `stains.relative_stains`. No parameters.
     """
 
-    def __init__(self, number: int = 3):
+    def __init__(self, number: int = 3, *, relative: bool = False):
         if number not in (1, 2, 3):
             raise ShapeError("separate stains", f"number = {number}", "1, 2 or 3 stains")
-        self.number = number
+        self.number, self.relative = number, relative
 
     def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        return separate_stains(inputs)[..., : self.number]
+        return (relative_stains if self.relative else separate_stains)(inputs)[..., : self.number]
 
     def __str__(self) -> str:
-        return "haematoxylin" if self.number == 1 else "stains"
+        return ("relative " if self.relative else "") + ("haematoxylin" if self.number == 1 else "stains")
 
 
 class BatchNorm(nnx.Module):
@@ -182,6 +184,29 @@ class GlobalAveragePool(nnx.Module):
 
     def __str__(self) -> str:
         return "global average pool"
+
+
+class AttentionPool(nnx.Module):
+    """A weighted mean over the whole image: (batch, height, width, channels) -> (batch, channels).
+
+    The network itself sets the weights (`attention.py`). Parameters: content, gate (channels, hidden); score (hidden,).
+    """
+
+    def __init__(self, channels: int, hidden: int = 32, *, key: jax.Array):
+        _sizes(channels=channels, hidden=hidden)
+        keys = jax.random.split(key, 3)
+        self.content, self.gate = (nnx.Param(glorot_uniform(k, (channels, hidden), jnp.float32)) for k in keys[:2])
+        self.score = nnx.Param(glorot_uniform(keys[2], (hidden, 1), jnp.float32)[:, 0])
+
+    def weights(self, inputs: jax.Array) -> jax.Array:
+        """How much each place counts, (batch, height, width): a picture of where the network looks."""
+        return attention_weights(inputs, self.content[...], self.gate[...], self.score[...])
+
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        return attention_pool(inputs, self.weights(inputs))
+
+    def __str__(self) -> str:
+        return "attention pool"
 
 
 class Dense(nnx.Module):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from itertools import pairwise
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from flax import nnx
 
 from cnn.errors import ShapeError, UserError
 from cnn.layers import (
+    AttentionPool,
     AveragePool,
     BatchNorm,
     Convolution,
@@ -144,33 +145,62 @@ def spanhol(image_shape: tuple[int, int, int], classes: int, *, dropout: float =
     return _finish(layers, image_shape, 64, dropout, classes, keys, he_normal)
 
 
-def tissue(image_shape: tuple[int, int, int], classes: int, *, dropout: float = 0.5, key: jax.Array) -> Network:
-    """A small network for few slides: it sees how much haematoxylin there is, no colour, and takes images of any size.
+def tissue(
+    image_shape: tuple[int, int, int],
+    classes: int,
+    *,
+    dropout: float = 0.5,
+    sees: str = "relative haematoxylin",
+    pool: str = "attention",
+    key: jax.Array,
+) -> Network:
+    """A small network for few slides, that takes images of any size: trained on squares, used on whole slides.
 
     In the networks above nearly all parameters are in a dense layer that learns where in the image something is; tissue
-    may lie anywhere. Here each of 64 features is averaged over all places before 64 weights judge it. Colour differs
-    more from day to day than from tissue to tissue; haematoxylin alone shows the nuclei. 52,849 parameters for two
-    classes. It learns from squares cut out of sharp images, and is used on whole ones. Arguments as for `seed`.
+    may lie anywhere. Here 64 features are averaged over all places before 64 weights judge them, and attention decides
+    which places count. Colour differs more from day to day than from tissue to tissue. So the network sees haematoxylin
+    alone, which shows the nuclei, and only how much more or less of it there is than elsewhere in the image.
+    `experiments/choose_recipe.py` asks what each of these brings. 88,161 parameters for two classes.
+
+    Args:
+        image_shape, classes, dropout, key: see `seed`.
+        sees: "relative haematoxylin", "haematoxylin", "relative stains" (three of them), or "colours".
+        pool: "attention" or "mean".
     """
-    widths = (16, 24, 32, 48, 64)
-    keys = jax.random.split(key, len(widths) + 1)
-    _channels(image_shape)
+    inputs = {
+        "relative haematoxylin": [SeparateStains(1, relative=True)],
+        "haematoxylin": [SeparateStains(1)],
+        "relative stains": [SeparateStains(3, relative=True)],
+        "colours": [],
+    }[sees]
+    colours = _channels(image_shape)
+    channels = inputs[0].number if inputs else colours
+    widths = (16, 32, 48, 64, 64)
+    keys = jax.random.split(key, len(widths) + 2)
     # 6 x 6 with stride 2: as much in view as 3 x 3 after halving the image, and no large first layer to keep.
-    # No biases: a normalisation would take them away again, and adds a shift of its own.
-    layers = [
-        SeparateStains(1),
-        Convolution(1, widths[0], 6, stride=2, padding=2, bias=False, initializer=he_normal, key=keys[0]),
-        BatchNorm(widths[0]),
-        ReLU(),
-    ]
-    for number, (channels, out_channels) in enumerate(pairwise(widths), start=1):
-        layers.append(
-            Convolution(channels, out_channels, padding="SAME", bias=False, initializer=he_normal, key=keys[number])
-        )
-        if number < len(widths) - 1:
-            layers.append(MaxPool(2))
-        layers += [BatchNorm(out_channels), ReLU()]  # after the pool, on a quarter of the numbers
-    return Network([*layers, GlobalAveragePool(), Dropout(dropout), Dense(64, outputs_for(classes), key=keys[-1])])
+    first = Convolution(channels, widths[0], 6, stride=2, padding=2, bias=False, initializer=he_normal, key=keys[0])
+    layers = [*inputs, first]
+    for number, width in enumerate(widths):
+        if number > 0:
+            before = widths[number - 1]
+            layers.append(
+                Convolution(before, width, padding="SAME", bias=False, initializer=he_normal, key=keys[number])
+            )
+        # No biases: a normalisation would take them away again, and adds a shift of its own. It comes after the pool,
+        # on a quarter of the numbers.
+        layers += [*([MaxPool(2)] if number < 3 else []), BatchNorm(width), ReLU()]
+    pooling = AttentionPool(widths[-1], key=keys[-2]) if pool == "attention" else GlobalAveragePool()
+    return Network([*layers, pooling, Dropout(dropout), Dense(widths[-1], outputs_for(classes), key=keys[-1])])
 
 
-MODELS: dict[str, Callable[..., Network]] = {"tissue": tissue, "seed": seed, "wbc": wbc, "spanhol": spanhol}
+MODELS: dict[str, Callable[..., Network]] = {
+    "tissue": tissue,
+    "seed": seed,
+    "wbc": wbc,
+    "spanhol": spanhol,
+    # `tissue` with one part changed, to see what that part brings:
+    "tissue-mean": partial(tissue, pool="mean"),
+    "tissue-haematoxylin": partial(tissue, sees="haematoxylin"),
+    "tissue-stains": partial(tissue, sees="relative stains"),
+    "tissue-colours": partial(tissue, sees="colours"),
+}

@@ -123,6 +123,20 @@ def check_same(folder: Path, settings: object, more: dict, may_differ: tuple[str
         raise UserError(f"{folder}: is a run of something else: {'; '.join(differences)}; give its own options")
 
 
+def begin_or_resume(name: str, settings: object, device: str, **more: object) -> Path:
+    """A new folder with its config.json, or `settings.resume`, if that run was begun with the same settings and `more`.
+
+    Raises:
+        UserError: naming each setting that differs; how many jobs there are, where, and on what, may differ.
+    """
+    if settings.resume is not None:
+        check_same(settings.resume, settings, more, may_differ=("jobs", "resume", "out", "device"))
+        return settings.resume
+    folder = create_folder(name, settings.out)
+    write_config(folder, name, settings, device, **more)
+    return folder
+
+
 def write_csv(path: Path, columns: tuple[str, ...], rows: list[tuple]) -> Path:
     """Writes a table, a row of names first."""
     with open(path, "w", newline="", encoding="utf-8") as file:

@@ -6,8 +6,8 @@ cells. Who looks only at squares full of tissue has to judge the cells.
 
 import numpy as np
 
-from cnn.baselines import WHITE
 from cnn.errors import UserError
+from cnn.stains import WHITE
 
 
 def tissue_squares(image: np.ndarray, *, size: int, number: int) -> np.ndarray:

@@ -16,6 +16,8 @@ _HAEMATOXYLIN, _EOSIN = np.array([0.65, 0.70, 0.29]), np.array([0.07, 0.99, 0.11
 STAINS = np.stack([_HAEMATOXYLIN, _EOSIN, np.cross(_HAEMATOXYLIN, _EOSIN)])
 STAINS = STAINS / np.linalg.norm(STAINS, axis=1, keepdims=True)
 DARKEST = 1 / 255  # the least light that an 8-bit image can tell from none: the density stays finite
+WHITE = 200  # of 255: a pixel above this in red, green and blue shows the lamp, not tissue
+FAINT = 0.05  # a stain weaker than this is noise, and must not be blown up to look like one
 
 
 def separate_stains(image: jax.Array) -> jax.Array:
@@ -30,6 +32,22 @@ def separate_stains(image: jax.Array) -> jax.Array:
         raise ShapeError("separate stains", f"an image of shape {image.shape}", "3 channels, red, green and blue")
     density = -jnp.log(jnp.maximum(image, DARKEST))
     return density @ jnp.asarray(np.linalg.inv(STAINS), image.dtype)
+
+
+def relative_stains(image: jax.Array) -> jax.Array:
+    """Amounts of the stains, (..., height, width, 3), each divided by its root mean square over the image's tissue.
+
+    A slide that lay in the bath for twice as long holds twice as much of a stain everywhere; here it looks the same.
+    What tells tissues apart is where in a slide there is more of a stain, and where less.
+
+        amounts / sqrt(mean over tissue of amounts^2 + 0.05^2)      tissue: pixels that are not white in all of R, G, B
+
+    Glass does not count, else a slide with little tissue would look like a pale one. Errors: as `separate_stains`.
+    """
+    amounts = separate_stains(image)
+    tissue = (image.min(-1, keepdims=True) <= WHITE / 255).astype(image.dtype)
+    squares = (tissue * amounts**2).sum((-3, -2), keepdims=True) / (tissue.sum((-3, -2), keepdims=True) + 1)
+    return amounts / jnp.sqrt(squares + FAINT**2)
 
 
 def combine_stains(amounts: jax.Array) -> jax.Array:

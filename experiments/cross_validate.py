@@ -57,10 +57,21 @@ if __name__ == "__main__":
 import numpy as np
 from rich.console import Console
 
-from cnn import baselines, comparison, evaluation, figures, folds, jobs, progress, recipe, reports, runs, squares
-from cnn import slides as folders
+from cnn import (
+    baselines,
+    comparison,
+    evaluation,
+    figures,
+    folds,
+    jobs,
+    progress,
+    recipe,
+    reports,
+    runs,
+    slides,
+    squares,
+)
 from cnn.folds import Fold
-from cnn.slides import Slides
 
 NETWORK, SHUFFLED, WHITE, GROUP, MAJORITY = (
     "network",
@@ -140,21 +151,6 @@ def ask_baselines(
 
 
 # %%
-def prepare(settings: Settings, device: str, data: Slides, positive: str) -> Path:
-    """The run's folder: a new one, or that of the run to go on with, if it had the same settings and images.
-
-    Raises:
-        UserError: naming each setting that differs.
-    """
-    digest = folders.source_digest(data)
-    if settings.resume is None:
-        folder = runs.create_folder("cross_validate", settings.out)
-        runs.write_config(folder, "cross_validate", settings, device, positive=positive, data_digest=digest)
-        return folder
-    runs.check_same(settings.resume, settings, {"data_digest": digest}, may_differ=("jobs", "resume", "out", "device"))
-    return settings.resume
-
-
 def main(settings: Settings) -> dict:
     """Runs the job and returns what metrics.json holds."""
     device, console = command_line.choose_device(settings.device), Console()
@@ -170,7 +166,8 @@ def main(settings: Settings) -> dict:
     shown = data.images[:, None]
     if settings.tissue_only:
         shown = np.stack([squares.tissue_squares(image, size=SIDE, number=NUMBER) for image in data.images])
-    folder = prepare(settings, device, data, data.classes[index])
+    found = {"positive": data.classes[index], "data_digest": slides.source_digest(data)}
+    folder = runs.begin_or_resume("cross_validate", settings, device, **found)
 
     pieces = {}
     for name, repeats in asked.items():

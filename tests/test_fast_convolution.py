@@ -13,7 +13,7 @@ from hypothesis import given
 
 from cnn.convolution import convolve_lax, convolve_loops, convolve_loops_gradient
 from cnn.errors import ShapeError
-from cnn.fast_convolution import convolve, image_gradient, kernel_gradient
+from cnn.fast_convolution import convolve, fold, image_gradient, kernel_gradient
 from tests.checkers import assert_equal_arrays, assert_gradient
 from tests.test_convolution import IMAGE, KERNEL, convolutions, drawn, kernel_of, noise, picture
 
@@ -192,3 +192,50 @@ def test_shapes_that_do_not_fit_are_told_before_anything_is_computed():
         "convolution: got images of shape (1, 2, 4, 1) with padding ((0, 0), (0, 0)), "
         "wants a padded image at least as large as its 3 x 3 kernel"
     )
+
+
+# Folding
+
+
+def test_folding_lays_the_pixels_that_are_stepped_over_into_channels():
+    # pixels 1 2 3 4 5 and kernel 10 20 30 40, stride 2, one pixel of padding: places (. 1 2 3) and (2 3 4 5)
+    images, kernel = fold(picture([[1, 2, 3, 4, 5]]), kernel_of([[10, 20, 30, 40]]), (1, 2), ((0, 0), (1, 0)), (1, 2))
+    assert images[0, 0].tolist() == [[0, 1], [2, 3], [4, 5]]
+    assert kernel[0, :, :, 0].tolist() == [[10, 20], [30, 40]]
+    assert convolve(images, kernel).ravel().tolist() == [
+        0 * 10 + 1 * 20 + 2 * 30 + 3 * 40,
+        2 * 10 + 3 * 20 + 4 * 30 + 5 * 40,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "stride", "padding", "channels"),
+    [
+        ((12, 13), (6, 6), 2, 2, 1),
+        ((12, 13), (4, 6), 2, "SAME", 3),
+        ((13, 11), (3, 6), (3, 2), "VALID", 2),
+        ((9, 10), (2, 2), 2, ((1, 0), (0, 1)), 4),
+        ((9, 17), (3, 4), (1, 4), "SAME", 1),
+    ],
+)
+def test_a_folded_convolution_and_its_gradient_are_those_of_the_loops(size, window, stride, padding, channels, float64):
+    images, kernel = (noise(*shape, dtype=np.float64) for shape in ((2, *size, channels), (*window, channels, 5)))
+    want = convolve_loops(images, kernel, stride, padding)
+    upstream = noise(*want.shape, dtype=np.float64)
+    text = str(jax.make_jaxpr(lambda x, k: convolve(x, k, stride, padding))(images, kernel))
+    assert "window_strides=(1, 1)" in text, "it was not folded"
+    assert_equal_arrays(convolve(jnp.asarray(images), jnp.asarray(kernel), stride, padding), want, "folded", rtol=1e-9)
+    got = fast_gradient(images, kernel, upstream, stride, padding)
+    for found, wanted, what in zip(got, convolve_loops_gradient(images, kernel, upstream, stride, padding), "xk"):
+        assert_equal_arrays(found, wanted, f"gradient by {what}", rtol=1e-9)
+
+
+def test_what_would_not_gain_is_not_folded():
+    def strides(channels, window, stride):
+        shapes = (jnp.ones((1, 12, 12, channels)), jnp.ones((window, window, channels, 2)))
+        text = str(jax.make_jaxpr(lambda x, k: convolve(x, k, stride))(*shapes))
+        return f"window_strides=({stride}, {stride})" in text
+
+    assert strides(32, 4, 2), "many channels"
+    assert strides(1, 3, 2), "a kernel that is no multiple of the stride"
+    assert not strides(4, 4, 2)

@@ -11,7 +11,7 @@ import pytest
 
 from cnn import images, synthetic
 from cnn.errors import UserError
-from experiments import cross_validate, leakage
+from experiments import choose_recipe, cross_validate, leakage
 
 ROOT = Path(__file__).parents[1]
 SIZE = (24, 32)
@@ -77,6 +77,61 @@ def test_the_text_says_what_the_table_says(ahead, said):
     assert said in text
     assert "10 of the 10 test images have a copy" in text
     assert "(6 of 10)" in text
+
+
+# Choosing
+
+
+def test_no_image_has_a_say_in_the_choice_for_its_own_fold(folder, tmp_path, monkeypatch, capsys):
+    known_by_seed = {}
+
+    def ask(images, labels, settings, name, known, asked, seed):
+        assert not {data.groups[i] for i in known} & {data.groups[i] for i in asked}
+        known_by_seed[seed] = set(known.tolist())
+        return np.where(labels[asked] == 1, 0.9, 0.2).tolist() if name == "the recipe" else [0.5] * len(asked)
+
+    settings = choose_recipe.Settings(
+        data=folder, group_pattern=r"(group\d+)_", folds=4, image_size=SIZE, out=tmp_path / "run"
+    )
+    data = choose_recipe.recipe.read_slides(settings)
+    monkeypatch.setattr(choose_recipe, "ask", ask)
+    metrics = choose_recipe.main(settings)
+    assert len(known_by_seed) == 4 * 3 / 2, "one network for each pair of folds"
+    assert all(len(known) == 16 / 2 for known in known_by_seed.values())
+    assert metrics["chosen"] == ["the recipe"] * 4
+    for one in metrics["candidates"]["the recipe"]:
+        assert (one["auc"], one["accuracy"]["k"], one["accuracy"]["n"]) == (1.0, 12, 12)
+        assert one["loss"] == pytest.approx(-(np.log(0.9) + np.log(0.8)) / 2)
+    written = rows(tmp_path / "run" / "predictions.csv")
+    for row in written:
+        if row["candidate"] == "the recipe":
+            assert float(row["probability"]) == (0.9 if row["label"] == "malignant" else 0.2), "in its own place"
+    outer = {(row["name"], row["fold left out"]) for row in written}
+    assert len(outer) == 16 * 3, "each image is judged for the three folds that are not its own"
+    assert "All 4 folds, each without looking at its own images, choose: the recipe." in capsys.readouterr().out
+    assert "do not agree: a (2 of 3), b (1 of 3)" in choose_recipe.verdict(["a", "b", "a"])
+
+
+def test_a_candidate_is_the_recipe_with_one_part_changed():
+    settings = choose_recipe.Settings(epochs=8)
+    changes = {}
+    for name in choose_recipe.CANDIDATES:
+        changed = vars(choose_recipe.candidate(settings, name)).items() - vars(settings).items()
+        changes[name] = dict(changed)
+    assert changes.pop("the recipe") == {}
+    assert all(len(change) == 1 for change in changes.values())
+    assert changes["half as many steps"] == {"epochs": 4}
+
+
+def test_a_candidate_is_trained_and_asked(folder, tmp_path):
+    settings = choose_recipe.Settings(
+        data=folder, group_pattern=r"(group\d+)_", image_size=SIZE, epochs=1, per_epoch=8, batch=4
+    )
+    data = choose_recipe.recipe.read_slides(settings)
+    known, asked = np.arange(8), np.arange(8, 16)
+    said = choose_recipe.ask(data.images, data.labels, settings, "a plain mean, no attention", known, asked, 0)
+    assert len(said) == 8
+    assert all(0 < p < 1 for p in said)
 
 
 # Cross-validation

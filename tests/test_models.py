@@ -6,6 +6,7 @@ Next: test_tissue_network.py.
 """
 
 import math
+from typing import get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from cnn.command_line import Recipe
 from cnn.errors import ShapeError, UserError
 from cnn.layers import AveragePool, Convolution, Dense, Dropout, Flatten, GlobalAveragePool, MaxPool, Network, ReLU
 from cnn.models import MODELS, Row, outputs_for, seed, spanhol, table, tissue, wbc
@@ -202,7 +204,30 @@ def test_dropout_stands_before_the_logits_at_the_rate_of_the_source_unless_told(
 
 
 def test_a_model_is_found_by_its_name():
-    assert list(MODELS.items()) == [("tissue", tissue), ("seed", seed), ("wbc", wbc), ("spanhol", spanhol)]
+    assert [MODELS[name] for name in ("tissue", "seed", "wbc", "spanhol")] == [tissue, seed, wbc, spanhol]
+    offered = get_args(get_type_hints(Recipe)["model"])
+    assert list(MODELS) == list(offered), "what --model offers is what there is"
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "pool"),
+    [
+        ("tissue", "relative haematoxylin", "attention pool"),
+        ("tissue-mean", "relative haematoxylin", "global average pool"),
+        ("tissue-haematoxylin", "haematoxylin", "attention pool"),
+        ("tissue-stains", "relative stains", "attention pool"),
+        ("tissue-colours", "convolution 6 x 6 x 16", "attention pool"),
+    ],
+)
+def test_a_variant_of_the_network_for_few_slides_differs_in_one_part(name, first, pool):
+    layers = list(map(str, MODELS[name]((34, 36, 3), 2, key=KEY).layers))
+    assert (layers[0], layers[-3]) == (first, pool)
+    assert [layer for layer in layers[1:-3] if "6 x 6" not in layer] == [
+        *("max pool 2 x 2", "batch norm", "ReLU", "convolution 3 x 3 x 32"),
+        *("max pool 2 x 2", "batch norm", "ReLU", "convolution 3 x 3 x 48"),
+        *("max pool 2 x 2", "batch norm", "ReLU", "convolution 3 x 3 x 64"),
+        *("batch norm", "ReLU", "convolution 3 x 3 x 64", "batch norm", "ReLU"),
+    ]
 
 
 # Classes, and what is refused

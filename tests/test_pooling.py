@@ -1,7 +1,7 @@
 """Pooling: one number a window, and the way its gradient goes back.
 
 The largest pixel wins, and gets the whole gradient; a mean shares it. Where windows overlap, gradients add up; where a
-window hangs over the edge, only the pixels on the image count. Next: test_dense.py.
+window hangs over the edge, only the pixels on the image count. Next: test_attention.py.
 """
 
 from functools import partial

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cnn.errors import ShapeError
-from cnn.stains import DARKEST, STAINS, combine_stains, separate_stains
+from cnn.stains import DARKEST, FAINT, STAINS, WHITE, combine_stains, relative_stains, separate_stains
 from tests.checkers import assert_equal_arrays, assert_gradient
 
 
@@ -74,6 +74,40 @@ def test_an_image_without_three_colours_has_no_stain():
         ShapeError, match=r"^separate stains: got an image of shape \(2, 2, 1\), wants 3 channels, red,"
     ):
         separate_stains(jnp.ones((2, 2, 1)))
+
+
+def test_amounts_relative_to_those_of_the_tissue_by_hand():
+    # two pixels of tissue, 0.6 and 0.8 of haematoxylin, and glass, which does not count: 0.6^2 + 0.8^2 is 1
+    light = combine_stains(jnp.array([[0.6, 0.0, 0.0], [0.8, 0.0, 0.0], [0.0, 0.0, 0.0]])[None])
+    length = math.sqrt(1 / (2 + 1) + FAINT**2)  # one pixel more, so that no tissue is no division by 0
+    assert_equal_arrays(relative_stains(light)[0, :, 0], [0.6 / length, 0.8 / length, 0], "relative", atol=1e-5)
+
+
+def test_a_slide_stained_twice_as_strongly_looks_the_same_but_for_the_faintest():
+    amounts = np.zeros((20, 30, 3), np.float32)
+    amounts[..., :2] = 0.6 + 0.4 * np.random.default_rng(0).random((20, 30, 2))
+    once, twice = (relative_stains(combine_stains(jnp.asarray(times * amounts))) for times in (1, 2))
+    assert_equal_arrays(twice[..., :2], once[..., :2], "stained twice as strongly", rtol=0.01)
+    far_from = separate_stains(combine_stains(jnp.asarray(2 * amounts))) - separate_stains(combine_stains(amounts))
+    assert np.abs(far_from).max() > 0.5, "as the amounts themselves do not"
+
+
+def test_glass_beside_the_tissue_makes_no_difference_to_it():
+    tissue = combine_stains(jnp.full((10, 10, 3), jnp.array([0.9, 0.5, 0.0])))
+    beside_glass = jnp.concatenate([tissue, jnp.full((10, 300, 3), (WHITE + 1) / 255)], axis=1)
+    assert_equal_arrays(relative_stains(beside_glass)[:, :10], relative_stains(tissue), "beside glass")
+
+
+def test_of_glass_alone_nothing_is_blown_up():
+    relative = relative_stains(jnp.full((4, 5, 3), (WHITE + 1) / 255))
+    assert np.abs(relative).max() < -math.log((WHITE + 1) / 255) * 2 / FAINT
+    gradient = jax.grad(lambda image: relative_stains(image).sum())(jnp.ones((4, 5, 3)))
+    assert np.isfinite(gradient).all()
+
+
+def test_each_image_of_a_batch_is_measured_by_itself():
+    images = jnp.stack([jnp.asarray(noise(4, 5)), jnp.asarray(noise(4, 5, seed=1)) / 3])
+    assert_equal_arrays(relative_stains(images)[1], relative_stains(images[1]), "alone", rtol=1e-5)
 
 
 def test_the_gradient_of_colour_deconvolution(float64):

@@ -8,11 +8,12 @@ import pytest
 from flax import nnx
 
 from cnn import models
+from cnn.attention import attention_pool, attention_weights
 from cnn.augment import named
 from cnn.errors import ShapeError
-from cnn.layers import BatchNorm, Dropout, LayerNorm, Network, SeparateStains
+from cnn.layers import AttentionPool, BatchNorm, Dropout, LayerNorm, Network, SeparateStains
 from cnn.normalization import EPSILON, layer_norm
-from cnn.stains import combine_stains, separate_stains
+from cnn.stains import combine_stains, relative_stains, separate_stains
 from cnn.training import State as TrainingState
 from cnn.training import make_predictor, make_step, train
 from tests.checkers import assert_equal_arrays
@@ -43,16 +44,20 @@ def test_a_batch_norm_in_use_knows_nothing_of_the_other_images():
     assert (layer.mean[...].item(), layer.variance[...].item()) == (2.0, 4.0), "use leaves no trace"
 
 
-def test_layers_for_stains_and_norms_call_their_functions():
-    light = combine_stains(jnp.array([[[[0.3, 0.5, 0.1]]]]))
+def test_layers_for_stains_norms_and_attention_call_their_functions():
+    light = combine_stains(jnp.array([[[[0.9, 0.5, 0.1], [0.4, 0.2, 0.0]]]]))
     assert_equal_arrays(SeparateStains()(light), separate_stains(light), "stains")
+    assert_equal_arrays(SeparateStains(2, relative=True)(light), relative_stains(light)[..., :2], "relative stains")
+    attention = AttentionPool(3, 4, key=KEY)
+    weights = attention_weights(light, attention.content[...], attention.gate[...], attention.score[...])
+    assert_equal_arrays(attention.weights(light), weights, "weights")
+    assert_equal_arrays(attention(light), attention_pool(light, weights), "attention")
     layer = LayerNorm(1)
     assert_equal_arrays(layer(IMAGES, key=KEY), layer_norm(IMAGES, jnp.ones(1), jnp.zeros(1)), "layer norm")
-    assert list(map(str, (SeparateStains(), BatchNorm(1), LayerNorm(1)))) == [
-        "stains",
-        "batch norm",
-        "layer norm",
-    ]
+    named = SeparateStains(), SeparateStains(1), SeparateStains(1, relative=True), attention, BatchNorm(1), LayerNorm(1)
+    assert ", ".join(map(str, named)) == (
+        "stains, haematoxylin, relative haematoxylin, attention pool, batch norm, layer norm"
+    )
     for refused in (BatchNorm(2), LayerNorm(2)):
         with pytest.raises(ShapeError, match=r"norm: got inputs of shape \(2, 1, 2, 1\), wants \(batch, height, width"):
             refused(IMAGES)
