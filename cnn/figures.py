@@ -92,6 +92,27 @@ def gallery(path: Path, images: Sequence[np.ndarray], captions: list[str], title
     return _save(figure, path)
 
 
+def attention(path: Path, images: Sequence[np.ndarray], shares: np.ndarray, captions: list[str], title: str) -> Path:
+    """Images, and below each the same in grey under a map of how often its equal share each place counts.
+
+    images: each (height, width, 3) uint8; shares: (number, rows, columns), 1 for an equal share.
+    """
+    tallest = max(image.shape[0] / image.shape[1] for image in images)
+    figure = Figure(figsize=(max(2.3 * len(images) + 0.8, 5.0), 4.6 * tallest + 1.4), layout="constrained")
+    axes = figure.subplots(2, len(images), squeeze=False)
+    for (above, below), image, share, caption in zip(axes.T, images, shares, captions):
+        above.imshow(image)
+        above.set_title(caption, fontsize=7)
+        extent = (0, image.shape[1], image.shape[0], 0)
+        below.imshow(image.mean(-1), cmap="gray", vmin=0, vmax=255, extent=extent)
+        drawn = below.imshow(share, cmap="inferno", alpha=0.6, vmin=0, vmax=shares.max(), extent=extent)
+        for one in (above, below):
+            one.axis("off")
+    figure.colorbar(drawn, ax=axes[1], label="says so many times\nits equal share", shrink=0.8)
+    figure.suptitle(title, fontsize=11)
+    return _save(figure, path)
+
+
 def scores(path: Path, positive: np.ndarray, probability: np.ndarray, name: str, title: str) -> Path:
     """Every image as a dot at the probability it got for the positive class, the true classes in two rows."""
     figure = Figure(figsize=(7, 2.8), layout="constrained")

@@ -193,6 +193,18 @@ def tissue(
     return Network([*layers, pooling, Dropout(dropout), Dense(widths[-1], outputs_for(classes), key=keys[-1])])
 
 
+def attention_map(network: Network, images: jax.Array) -> jax.Array | None:
+    """How much each place counts for a network's attention pool, or None if it has none.
+
+    (batch, height, width, 3) -> (batch, places down, places across), with sum 1 for each image.
+    """
+    for layer in network.layers:
+        if isinstance(layer, AttentionPool):
+            return layer.weights(images)
+        images = layer(images)
+    return None
+
+
 MODELS: dict[str, Callable[..., Network]] = {
     "tissue": tissue,
     "seed": seed,

@@ -13,6 +13,7 @@ from cnn import evaluation, figures
 from cnn.augment import Augmentation, batched
 from cnn.layers import Network
 from cnn.loss import probabilities
+from cnn.models import attention_map
 from cnn.runs import write_csv, write_json
 from cnn.slides import Slides
 from cnn.training import Epoch, as_light, make_predictor
@@ -86,6 +87,9 @@ def write_report(
     title = f"{len(test)} test images, their true class and what the network says"
     figures.scores(folder / "scores.png", slides.labels[test] == index, predicted[test, index], name, title)
     draw_mistakes(folder / "mistakes.png", slides, test, predicted)
+    some = np.concatenate([test[slides.labels[test] == label][:3] for label in range(len(slides.classes))])[:6]
+    captions = [image_caption(slides, i, predicted[i]) for i in some]
+    draw_attention(folder / "attention.png", network, best.parameters, slides.images[some], captions)
     return content
 
 
@@ -120,17 +124,31 @@ def shortened(name: str, most: int = 34) -> str:
     return name if len(name) <= most else "..." + name[3 - most :]
 
 
+def image_caption(slides: Slides, i: int, probability: np.ndarray) -> str:
+    """Three lines: the name of image number i, its class, and the class that the network gives the most (classes,)."""
+    said = f"said {slides.classes[probability.argmax()]}: {probability.max():.0%}"
+    return f"{shortened(slides.names[i])}\ntruly {slides.classes[slides.labels[i]]}\n{said}"
+
+
 def draw_mistakes(path: Path, slides: Slides, chosen: np.ndarray, predicted: np.ndarray, most: int = 24) -> Path:
     """A gallery of the images that confounded the network, the surest mistake first."""
     wrong = chosen[evaluation.mistakes(slides.labels[chosen], predicted[chosen])]
-    captions = [
-        f"{shortened(slides.names[i])}\ntruly {slides.classes[slides.labels[i]]}\n"
-        f"said {slides.classes[predicted[i].argmax()]}: {predicted[i].max():.0%}"
-        for i in wrong[:most]
-    ]
+    captions = [image_caption(slides, i, predicted[i]) for i in wrong[:most]]
     shown = "" if len(wrong) <= most else f", the {most} surest"
     title = f"{len(wrong)} of {len(chosen)} test images confounded the network{shown}"
     return figures.gallery(path, slides.images[wrong[:most]], captions, title)
+
+
+def draw_attention(
+    path: Path, network: Network, parameters: nnx.State, images: np.ndarray, captions: list[str]
+) -> Path | None:
+    """Where the network looks in images, (number, height, width, 3) uint8; None, and no picture, without attention."""
+    trained = nnx.merge(nnx.graphdef(network), parameters)
+    weights = attention_map(trained, as_light(jnp.asarray(images)))
+    if weights is None:
+        return None
+    shares = np.asarray(weights) * weights.shape[1] * weights.shape[2]
+    return figures.attention(path, images, shares, captions, "What counts: where the network looks")
 
 
 def cell(figure: dict) -> str:

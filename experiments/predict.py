@@ -63,6 +63,7 @@ def main(settings: Settings) -> list[tuple[str, str, float]]:
             f"{Path(name).name}\n{predicted}: {p.max():.0%}" for (name, predicted, _), p in zip(rows, probabilities)
         ]
         figures.gallery(folder / "predictions.png", images, captions, f"{len(images)} images and what the network says")
+        reports.draw_attention(folder / "attention.png", network, parameters, images[:6], captions[:6])
         reports.print_files(console, folder)
     return rows
 

@@ -53,7 +53,7 @@ def rows(path: Path) -> list[dict]:
 
 
 def test_a_run_leaves_settings_figures_predictions_weights_and_pictures(run):
-    assert {path.name for path in run.iterdir()} == REPORT | {"samples.png"}
+    assert {path.name for path in run.iterdir()} == REPORT | {"samples.png", "attention.png"}
     config = json.loads((run / "config.json").read_text())
     assert config["settings"]["seed"] == 0
     assert config["settings"]["image_size"] == list(SIZE)
@@ -101,7 +101,9 @@ def test_a_trained_run_classifies_new_images(run, folder, tmp_path, capsys):
     chosen = sorted((folder / "benign").iterdir())[:3]
     got = predict.main(predict.Settings(run=run, images=tuple(chosen), out=tmp_path / "p"))
     assert [Path(name).name for name, _, _ in got] == [path.name for path in chosen]
-    assert {path.name for path in (tmp_path / "p").iterdir()} == {"predictions.csv", "predictions.png"}
+    assert {path.name for path in (tmp_path / "p").iterdir()} == {
+        *("predictions.csv", "predictions.png", "attention.png")
+    }
     assert all((p > 0.5) == (name == "malignant") for _, name, p in got)
     assert "probability of malignant" in capsys.readouterr().out
 

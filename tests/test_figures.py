@@ -72,6 +72,13 @@ def test_a_gallery_of_nothing_says_so(tmp_path, texts):
     assert "0 of 9 images" in texts
 
 
+def test_attention_is_drawn_below_each_image_on_one_scale(tmp_path, texts):
+    images = np.random.default_rng(0).integers(0, 255, (2, 12, 16, 3), np.uint8)
+    shares = np.array([[[0.5, 1.5]], [[3.0, 0.0]]])
+    size(figures.attention(tmp_path / "a.png", images, shares, ["first", "second"], "Where it looks"))
+    assert {"first", "second", "Where it looks", "says so many times\nits equal share"} <= set(texts)
+
+
 def test_the_scores_of_either_class_are_drawn(tmp_path, texts):
     positive = np.array([True, False, True])
     size(figures.scores(tmp_path / "s.png", positive, np.array([0.9, 0.2, 0.4]), "malignant", "3 images"))

@@ -11,7 +11,7 @@ from cnn import models
 from cnn.attention import attention_pool, attention_weights
 from cnn.augment import named
 from cnn.errors import ShapeError
-from cnn.layers import AttentionPool, BatchNorm, Dropout, LayerNorm, Network, SeparateStains
+from cnn.layers import AttentionPool, BatchNorm, Dropout, GlobalAveragePool, LayerNorm, Network, SeparateStains
 from cnn.normalization import EPSILON, layer_norm
 from cnn.stains import combine_stains, relative_stains, separate_stains
 from cnn.training import State as TrainingState
@@ -77,8 +77,7 @@ def test_it_takes_any_size(network):
 
 
 def test_a_step_moves_the_statistics_and_adam_does_not():
-    network = Network([BatchNorm(3), *models.tissue((16, 16, 3), 2, key=KEY).layers[-3:]])
-    network = Network([BatchNorm(3), network.layers[1]])  # batch norm, mean over places: 3 logits
+    network = Network([BatchNorm(3), GlobalAveragePool()])  # the means of three channels are three logits
     graph, parameters = nnx.split(network)
     images = np.random.default_rng(0).integers(0, 256, (4, 2, 2, 3), np.uint8)
     optimizer = optax.sgd(0.0)
@@ -103,6 +102,19 @@ def test_eight_views_are_the_mean_over_flips_and_turns(network):
     assert_equal_arrays(got, expected, "mean over views", rtol=1e-4, atol=1e-5)
     turned = make_predictor(graph, 2, views=True)(state, np.ascontiguousarray(np.rot90(images, 1, (1, 2))))
     assert_equal_arrays(turned, got, "an image and the same turned", rtol=1e-4, atol=1e-5)
+
+
+def test_the_map_of_attention_says_what_each_place_counts_in_the_logit(network):
+    images = jnp.asarray(np.random.default_rng(0).random((2, 32, 48, 3)), jnp.float32)
+    weights = models.attention_map(network, images)
+    assert weights.shape == (2, 32 // 16, 48 // 16)
+    assert_equal_arrays(weights.sum((1, 2)), [1, 1], "sums")
+    features = images
+    for layer in network.layers[:-3]:
+        features = layer(features)
+    per_place = features @ network.layers[-1].kernel[...] + network.layers[-1].bias[...]  # a logit for each place
+    assert_equal_arrays((weights[..., None] * per_place).sum((1, 2)), network(images), "logits", rtol=1e-4, atol=1e-5)
+    assert models.attention_map(models.MODELS["tissue-mean"]((32, 48, 3), 2, key=KEY), images) is None
 
 
 def test_it_is_trained_on_squares_and_used_on_whole_images():
