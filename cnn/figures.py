@@ -98,7 +98,7 @@ def attention(path: Path, images: Sequence[np.ndarray], shares: np.ndarray, capt
     images: each (height, width, 3) uint8; shares: (number, rows, columns), 1 for an equal share.
     """
     tallest = max(image.shape[0] / image.shape[1] for image in images)
-    figure = Figure(figsize=(max(2.3 * len(images) + 0.8, 5.0), 4.6 * tallest + 1.4), layout="constrained")
+    figure = Figure(figsize=(max(2.3 * len(images) + 1, 5.0), 4.2 * tallest + 1.1), layout="constrained")
     axes = figure.subplots(2, len(images), squeeze=False)
     for (above, below), image, share, caption in zip(axes.T, images, shares, captions):
         above.imshow(image)
@@ -108,7 +108,7 @@ def attention(path: Path, images: Sequence[np.ndarray], shares: np.ndarray, capt
         drawn = below.imshow(share, cmap="inferno", alpha=0.6, vmin=0, vmax=shares.max(), extent=extent)
         for one in (above, below):
             one.axis("off")
-    figure.colorbar(drawn, ax=axes[1], label="says so many times\nits equal share", shrink=0.8)
+    figure.colorbar(drawn, ax=axes[1], label="counts so many times\nits equal share", shrink=0.8)
     figure.suptitle(title, fontsize=11)
     return _save(figure, path)
 
@@ -132,20 +132,25 @@ def scores(path: Path, positive: np.ndarray, probability: np.ndarray, name: str,
 
 
 def intervals(
-    path: Path, figures: dict[str, dict], xlabel: str, title: str, scale: float = 100, chance: float = 0.5
+    path: Path, panels: dict[str, dict[str, dict]], xlabel: str, title: str, scale: float = 100, chance: float = 0.5
 ) -> Path:
-    """Named figures, each {"value", "low", "high"}, as dots with their intervals, and a line where chance is."""
-    figure = Figure(figsize=(7.5, 1.3 + 0.55 * len(figures)), layout="constrained")
-    axes = figure.subplots()
-    for row, judged in enumerate(figures.values()):
-        value, low, high = (scale * judged[key] for key in ("value", "low", "high"))
-        axes.plot([low, high], [row, row], color=BLUE, linewidth=2.5, solid_capstyle="butt")
-        axes.plot(value, row, "o", color=BLUE, markersize=8)
-        axes.annotate(f"{value:.3g}", (value, row), (0, 7), textcoords="offset points", ha="center", fontsize=9)
-    axes.axvline(chance * scale, color=GREY, linestyle=":")
-    axes.set_yticks(range(len(figures)), figures)
-    axes.set(ylim=(len(figures) - 0.5, -0.6), xlabel=xlabel, title=title)
-    axes.grid(alpha=0.3, axis="x")
+    """Named figures, each {"value", "low", "high"}, as dots with their intervals, and a line where chance is.
+
+    panels: title -> name -> figure; panels stand side by side, and have the same names.
+    """
+    names = list(next(iter(panels.values())))
+    figure = Figure(figsize=(2.5 + 5 * len(panels), 1.4 + 0.55 * len(names)), layout="constrained")
+    for axes, (panel, judged) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False).flat, panels.items()):
+        for row, name in enumerate(names):
+            value, low, high = (scale * judged[name][key] for key in ("value", "low", "high"))
+            axes.plot([low, high], [row, row], color=BLUE, linewidth=2.5, solid_capstyle="butt")
+            axes.plot(value, row, "o", color=BLUE, markersize=8)
+            axes.annotate(f"{value:.3g}", (value, row), (0, 7), textcoords="offset points", ha="center", fontsize=9)
+        axes.axvline(chance * scale, color=GREY, linestyle=":")
+        axes.set_yticks(range(len(names)), names)
+        axes.set(ylim=(len(names) - 0.5, -0.6), xlabel=xlabel, title=panel)
+        axes.grid(alpha=0.3, axis="x")
+    figure.suptitle(title, fontsize=11)
     return _save(figure, path)
 
 

@@ -14,8 +14,13 @@ from cnn.training import EarlyStopping, Epoch, Sums, train
 
 
 @contextmanager
-def bar(console: Console, what: str, total: int) -> Iterator[Callable[..., None]]:
-    """A bar on a terminal, nothing elsewhere; yields `advance(done, total, note)`, which may be called often."""
+def bar(console: Console, what: str, total: int, *, lines: bool = True) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal, elsewhere a line a minute unless `lines` is off; yields `advance(done, total, note)`.
+
+    `advance` may be called often.
+    """
+    started = said = time.monotonic()
+    at_first = None  # what an interrupted run had done already took none of this one's time
     columns = (
         TextColumn(what),
         BarColumn(),
@@ -27,7 +32,14 @@ def bar(console: Console, what: str, total: int) -> Iterator[Callable[..., None]
         task = progress.add_task(what, total=total, note="")
 
         def advance(done: int, total: int, note: str = "") -> None:
+            nonlocal said, at_first
+            at_first = done if at_first is None else at_first
             progress.update(task, completed=done, total=total, note=note)
+            now = time.monotonic()
+            if lines and not console.is_terminal and now - said >= 60 and done > at_first:
+                left = (now - started) / (done - at_first) * (total - done) / 60
+                console.print(f"{what}: {done} of {total}, about {left:.0f} min left", highlight=False)
+                said = now
 
         yield advance
 
@@ -61,7 +73,7 @@ def fit(console: Console, network, training, validation, *, epochs: int, patienc
     stopping, history, epoch = EarlyStopping(patience or epochs), [], None
     images = settings.get("per_epoch") or len(training[0])
     shown_at = 0.0
-    with bar(console, "training", epochs) as advance:
+    with bar(console, "training", epochs, lines=False) as advance:  # there is a line for every epoch
 
         def on_step(done: int, total: int, sums: Sums) -> None:
             nonlocal shown_at

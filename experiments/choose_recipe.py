@@ -194,8 +194,8 @@ def main(settings: Settings) -> dict:
     losses = {name: [one["loss"] for one in found] for name, found in scores.items()}
     figures.intervals(
         folder / "candidates.png",
-        {name: {"value": float(np.mean(v)), "low": min(v), "high": max(v)} for name, v in losses.items()},
-        "cross-entropy of images not learned from (nats), mean and range over the folds left out",
+        {"": {name: {"value": float(np.mean(v)), "low": min(v), "high": max(v)} for name, v in losses.items()}},
+        "cross-entropy of images not learned from (nats):\nmean and range over the folds left out",
         "What each part of the recipe brings: less is better",
         scale=1,
         chance=float(np.log(2)),

@@ -215,16 +215,19 @@ def main(settings: Settings) -> dict:
             for i, row in enumerate(probability)
             for k, p in enumerate(row)
         ]
-        figures.intervals(
-            folder / f"{name.replace(' ', '_')}.png",
-            {method: judged["auc"] for method, judged in metrics["protocols"][name]["methods"].items()},
-            "area under the ROC curve, with 95 % interval over images",
-            f"{name}: {len(data)} images, each judged by what has not seen it",
-            scale=1,
-        )
         bins = evaluation.reliability(np.tile(positive, len(repeats)), scores[NETWORK].ravel())
         title = f"{name}: can its probabilities be trusted?"
         figures.reliability(folder / f"{name.replace(' ', '_')}_reliability.png", bins, title)
+    figures.intervals(
+        folder / "auc.png",
+        {
+            name: {method: judged["auc"] for method, judged in found["methods"].items()}
+            for name, found in metrics["protocols"].items()
+        },
+        "area under the ROC curve, 95 % interval over images",
+        f"{len(data)} images, each judged by what has not seen it",
+        scale=1,
+    )
     runs.write_json(folder / "metrics.json", metrics)
     columns = ("protocol", "method", "repeat", "name", "group", "label", "probability")
     runs.write_csv(folder / "predictions.csv", columns, rows)

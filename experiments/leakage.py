@@ -208,7 +208,7 @@ def main(settings: Settings) -> dict:
     runs.write_csv(folder / "predictions.csv", ("split", "name", "group", "label", "probability"), written)
     figures.intervals(
         folder / "leakage.png",
-        {f"{name}\n{row['copy_in_training']} of {row['n']} seen": row["accuracy"] for name, row in rows.items()},
+        {"": {f"{name}\n{row['copy_in_training']} of {row['n']} seen": row["accuracy"] for name, row in rows.items()}},
         "accuracy (%), with 95 % Wilson interval",
         "One network, three splits: what the leak is worth",
     )

@@ -76,7 +76,7 @@ def test_attention_is_drawn_below_each_image_on_one_scale(tmp_path, texts):
     images = np.random.default_rng(0).integers(0, 255, (2, 12, 16, 3), np.uint8)
     shares = np.array([[[0.5, 1.5]], [[3.0, 0.0]]])
     size(figures.attention(tmp_path / "a.png", images, shares, ["first", "second"], "Where it looks"))
-    assert {"first", "second", "Where it looks", "says so many times\nits equal share"} <= set(texts)
+    assert {"first", "second", "Where it looks", "counts so many times\nits equal share"} <= set(texts)
 
 
 def test_the_scores_of_either_class_are_drawn(tmp_path, texts):
@@ -106,9 +106,9 @@ def test_images_of_several_shapes_share_a_gallery(tmp_path, texts):
 
 def test_figures_with_intervals_stand_below_one_another(tmp_path, texts):
     judged = {name: {"value": v, "low": v - 0.1, "high": v + 0.1} for name, v in (("network", 0.9), ("white", 0.75))}
-    size(figures.intervals(tmp_path / "i.png", judged, "AUC", "Two methods", scale=1))
-    assert {"network", "white", "0.9", "0.75", "AUC", "Two methods"} <= set(texts)
-    size(figures.intervals(tmp_path / "i.png", judged, "accuracy (%)", "In percent"))
+    size(figures.intervals(tmp_path / "i.png", {"by day": judged, "by image": judged}, "AUC", "Two methods", scale=1))
+    assert {"network", "white", "0.9", "0.75", "AUC", "Two methods", "by day", "by image"} <= set(texts)
+    size(figures.intervals(tmp_path / "i.png", {"": judged}, "accuracy (%)", "In percent"))
     assert {"90", "75"} <= set(texts)
 
 

@@ -71,6 +71,19 @@ def test_a_bar_is_shown_on_a_terminal_and_not_in_a_file():
         assert ("reading" in console.file.getvalue()) == terminal
 
 
+def test_what_is_no_terminal_gets_a_line_a_minute_with_the_time_left(monkeypatch):
+    monkeypatch.setattr(progress.time, "monotonic", iter([0, 20, 70, 100, 140]).__next__)  # seconds
+    console = Console(file=io.StringIO(), width=100)
+    with progress.bar(console, "networks", 8) as advance:
+        for done in (1, 2, 3, 4):  # the first was there before
+            advance(done, 8)
+    # at 70 s one took 70 s, so 6 * 70 s are left; at 100 s it is too early; at 140 s 4 * 140 / 3 s are left
+    assert console.file.getvalue().splitlines() == [
+        "networks: 2 of 8, about 7 min left",
+        "networks: 4 of 8, about 3 min left",
+    ]
+
+
 def test_a_terminal_shows_loss_accuracy_and_images_a_second_while_it_trains(monkeypatch):
     monkeypatch.setattr(progress.time, "perf_counter", iter(range(10_000)).__next__)  # a second at every look
     console, data = Console(file=io.StringIO(), width=120, force_terminal=True), pictures(8)
