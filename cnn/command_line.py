@@ -38,6 +38,8 @@ class Recipe(Common):
     """How many images of tissue to draw where no --data is given."""
     group_pattern: str | None = None
     """Regular expression whose first group, in an image's path, names what must not be split apart (slide, patient)."""
+    skip_bad: bool = False
+    """Leave out files that cannot be used as images, and list them in skipped.csv, instead of stopping."""
     positive: str | None = None
     """The class to find. Default: malignant, else the last in alphabetical order."""
     image_size: tuple[int, int] | None = None
@@ -65,6 +67,11 @@ class Recipe(Common):
     """How the learning rate changes over the run. It rises slowly in one-cycle: a large first step can kill ReLUs."""
     weight_decay: float = 0.01
     """What a kernel loses of itself each step, times the learning rate (AdamW); 0 is plain Adam."""
+    resume: Path | None = None
+    """Folder of an interrupted run, to go on where it stopped, with its own options and on the same images."""
+    allow_change: tuple[str, ...] = ()
+    """With --resume: names of options that may be others than the run was begun with, such as epochs; "data" allows
+    other images."""
 
     def __post_init__(self):
         at_least(1, batch=self.batch)
@@ -73,6 +80,10 @@ class Recipe(Common):
         at_least(20, drawn=self.drawn)
         at_most(0.99, dropout=self.dropout)
         at_least(0, dropout=self.dropout)
+        names = {field.name for field in dataclasses.fields(self)}
+        unknown = [name for name in self.allow_change if name.replace("-", "_") not in names]
+        if unknown:
+            raise UserError(f"--allow-change: there is no option {', '.join(unknown)}; --help lists them")
 
     @property
     def takes_any_size(self) -> bool:
@@ -118,12 +129,15 @@ def parse(settings: type[S]) -> S:
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turns a UserError into one line on the error output and exit status 2."""
+    """Turns a UserError into one line on the error output and exit status 2, and Ctrl-C into one and 130."""
     try:
         yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 @contextmanager
@@ -136,14 +150,18 @@ def interruptible(how_to_go_on: str) -> Iterator[None]:
         sys.exit(130)
 
 
-def choose_device(device: str) -> str:
+def choose_device(device: str, *, debug_nans: bool = False) -> str:
     """Makes jax compute on the device asked for, and says in words which one it is. Call before anything is computed.
+
+    With `debug_nans`, jax raises FloatingPointError at the operation whose result first is no finite number.
 
     Raises:
         UserError: if a GPU was asked for and jax shows none.
     """
     import jax  # here, not above: an import of half a second that --help does not need
 
+    jax.config.update("jax_debug_nans", debug_nans)
+    jax.config.update("jax_debug_infs", debug_nans)
     if device == "cpu":
         jax.config.update("jax_platforms", "cpu")
     try:

@@ -140,7 +140,8 @@ def intervals(
     """
     names = list(next(iter(panels.values())))
     figure = Figure(figsize=(2.5 + 5 * len(panels), 1.4 + 0.55 * len(names)), layout="constrained")
-    for axes, (panel, judged) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False).flat, panels.items()):
+    several = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)
+    for axes, (panel, judged) in zip(several.flat, panels.items()):
         for row, name in enumerate(names):
             value, low, high = (scale * judged[name][key] for key in ("value", "low", "high"))
             axes.plot([low, high], [row, row], color=BLUE, linewidth=2.5, solid_capstyle="butt")
@@ -162,9 +163,12 @@ def reliability(path: Path, bins: list[dict], title: str) -> Path:
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="as often as it says")
     axes.errorbar(said, found, [found - low, high - found], color=BLUE, marker="o", capsize=3, label="the network")
     for one in bins:
-        place = (one["said"], one["value"])
-        axes.annotate(f"{one['k']}/{one['n']}", place, (6, -12), textcoords="offset points", fontsize=8)
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability given", ylabel="share that is positive", title=title)
+        place, right = (one["said"], one["value"]), one["said"] > 0.8
+        offset, side = ((-6, -12), "right") if right else ((6, -10), "left")
+        axes.annotate(f"{one['k']}/{one['n']}", place, offset, textcoords="offset points", fontsize=8, ha=side)
+    axes.set(
+        xlim=(-0.02, 1.02), ylim=(-0.05, 1.02), xlabel="probability given", ylabel="share that is positive", title=title
+    )
     axes.grid(alpha=0.3)
     axes.legend()
     return _save(figure, path)

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from cnn.models import Row
-from cnn.training import EarlyStopping, Epoch, Sums, train
+from cnn.training import Epoch
 
 
 @contextmanager
@@ -59,39 +59,6 @@ def network_table(rows: Iterable[Row], title: str) -> Table:
     table.add_section()
     table.add_row("total", "", f"{total:,}", "")
     return table
-
-
-def fit(console: Console, network, training, validation, *, epochs: int, patience: int | None, **settings):
-    """Trains with `training.train`, shows it, and stops when `patience` epochs have brought no lower validation loss.
-
-    Without validation images `patience` must be None.
-
-    Returns:
-        the list of all epochs (without their parameters), and the one to keep, with its parameters: the one with the
-        lowest validation loss, or the last if `patience` is None.
-    """
-    stopping, history, epoch = EarlyStopping(patience or epochs), [], None
-    images = settings.get("per_epoch") or len(training[0])
-    shown_at = 0.0
-    with bar(console, "training", epochs, lines=False) as advance:  # there is a line for every epoch
-
-        def on_step(done: int, total: int, sums: Sums) -> None:
-            nonlocal shown_at
-            if time.perf_counter() - shown_at < 0.25:  # reading a loss waits for its step: not every time
-                return
-            loss, accuracy = float(sums.loss) / sums.images, float(sums.correct) / sums.images
-            speed = f"{images / history[-1].seconds:,.0f} images/s" if history else ""
-            advance(done, total, f"loss {loss:.3f}  accuracy {accuracy:.2f}  {speed}")
-            shown_at = time.perf_counter()
-
-        for epoch in train(network, training, validation, epochs=epochs, on_step=on_step, **settings):
-            finished = stopping.finished(epoch)
-            history.append(epoch._replace(parameters=None))
-            console.print(epoch_line(epoch, epochs, images, epoch is stopping.best), highlight=False, soft_wrap=True)
-            if finished and patience is not None:
-                console.print(f"stopped: no lower validation loss for {patience} epochs", highlight=False)
-                break
-    return history, epoch if patience is None else stopping.best
 
 
 def epoch_line(epoch: Epoch, epochs: int, images: int, best: bool) -> str:

@@ -10,24 +10,32 @@ import jax
 import numpy as np
 import optax
 from flax import nnx
+from rich.console import Console
 
 from cnn import augment, models, slides, synthetic, training
+from cnn.errors import ImageError
 from cnn.layers import Network
 from cnn.loss import probabilities
+from cnn.optimizer import make_optimizer
+from cnn.progress import bar
 
 
-def read_slides(recipe, progress: Callable[[int, int], None] | None = None) -> slides.Slides:
-    """The folder that the recipe names, or drawn tissue."""
+def read_slides(recipe, console: Console) -> tuple[slides.Slides, list[ImageError]]:
+    """The folder that the recipe names, or drawn tissue; and the bad files that were left out, if it allows that."""
     if recipe.data is None:
-        return synthetic.draw_slides(recipe.drawn, seed=recipe.seed, size=recipe.size)
-    return slides.read_folder(
-        recipe.data,
-        size=recipe.size,
-        fit=recipe.fit,
-        filter=recipe.filter,
-        group_pattern=recipe.group_pattern,
-        progress=progress,
-    )
+        return synthetic.draw_slides(recipe.drawn, seed=recipe.seed, size=recipe.size), []
+    skipped = [] if recipe.skip_bad else None
+    with bar(console, "reading images", 0) as advance:
+        data = slides.read_folder(
+            recipe.data,
+            size=recipe.size,
+            fit=recipe.fit,
+            filter=recipe.filter,
+            group_pattern=recipe.group_pattern,
+            progress=advance,
+            skipped=skipped,
+        )
+    return data, skipped or []
 
 
 def network(recipe, classes: int, key: jax.Array) -> Network:
@@ -37,7 +45,7 @@ def network(recipe, classes: int, key: jax.Array) -> Network:
 
 def optimizer(recipe, steps: int) -> optax.GradientTransformation:
     """The optimizer for a run of so many steps."""
-    return training.make_optimizer(
+    return make_optimizer(
         steps, learning_rate=recipe.learning_rate, schedule=recipe.schedule, weight_decay=recipe.weight_decay
     )
 

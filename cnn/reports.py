@@ -51,7 +51,7 @@ def write_report(
 
     Args:
         folder: the run's, which exists.
-        history, best: as `progress.fit` returns them.
+        history, best: as `fitting.fit` returns them.
         parts: indices into `slides` by split: "training", "validation", "test".
         positive: the class that counts as positive; see `evaluation.positive_class`.
         per_epoch: images drawn an epoch, for the speed.
@@ -75,7 +75,6 @@ def write_report(
         "images_per_second": round(per_epoch * len(history) / seconds, 1),
         **(more or {}),
     }
-    write_json(folder / "metrics.json", content)
     columns = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "seconds")
     write_csv(folder / "history.csv", columns, [(*epoch[:5], round(epoch.seconds, 3)) for epoch in history])
     write_predictions(folder / "predictions.csv", slides, parts, predicted, index)
@@ -90,6 +89,7 @@ def write_report(
     some = np.concatenate([test[slides.labels[test] == label][:3] for label in range(len(slides.classes))])[:6]
     captions = [image_caption(slides, i, predicted[i]) for i in some]
     draw_attention(folder / "attention.png", network, best.parameters, slides.images[some], captions)
+    write_json(folder / "metrics.json", content)  # last: a run that has it is finished
     return content
 
 

@@ -73,8 +73,10 @@ def as_json(content: object) -> str:
 
 
 def write_json(path: Path, content: object) -> Path:
-    """Writes `as_json(content)` to a file."""
-    path.write_text(as_json(content), encoding="utf-8")
+    """Writes `as_json(content)` to a file, which appears whole or not at all."""
+    temporary = path.with_name(path.name + ".part")
+    temporary.write_text(as_json(content), encoding="utf-8")
+    os.replace(temporary, path)
     return path
 
 
@@ -97,44 +99,6 @@ def read_config(folder: Path) -> dict:
         raise UserError(f"{folder}: holds no config.json; give the folder that a finished run wrote") from None
     except ValueError:
         raise UserError(f"{path}: is damaged; give the folder that a finished run wrote") from None
-
-
-def check_same(folder: Path, settings: object, more: dict, may_differ: tuple[str, ...]) -> None:
-    """Raises UserError, naming what differs, unless a run was begun with these settings and this content.
-
-    Args:
-        folder: the run's.
-        settings: a dataclass, compared with the run's but for the fields in `may_differ`.
-        more: further entries of its config.json.
-    """
-    config = read_config(folder)
-    now = json.loads(as_json({"settings": settings, **more}))
-    then = {name: config.get(name) for name in now}
-    for content in (now["settings"], then["settings"] or {}):
-        for name in may_differ:
-            content.pop(name, None)
-    differences = [
-        f"--{name.replace('_', '-')} was {(then['settings'] or {}).get(name)} and is {value}"
-        for name, value in now["settings"].items()
-        if (then["settings"] or {}).get(name) != value
-    ]
-    differences += [f"{name.replace('_', ' ')} differs" for name in more if now[name] != then[name]]
-    if differences:
-        raise UserError(f"{folder}: is a run of something else: {'; '.join(differences)}; give its own options")
-
-
-def begin_or_resume(name: str, settings: object, device: str, **more: object) -> Path:
-    """A new folder with its config.json, or `settings.resume`, if that run was begun with the same settings and `more`.
-
-    Raises:
-        UserError: naming each setting that differs; how many jobs there are, where, and on what, may differ.
-    """
-    if settings.resume is not None:
-        check_same(settings.resume, settings, more, may_differ=("jobs", "resume", "out", "device"))
-        return settings.resume
-    folder = create_folder(name, settings.out)
-    write_config(folder, name, settings, device, **more)
-    return folder
 
 
 def write_csv(path: Path, columns: tuple[str, ...], rows: list[tuple]) -> Path:

@@ -1,4 +1,4 @@
-"""A folder of pictures as arrays: images, labels, groups, names and classes, and how to split them honestly.
+"""A folder of pictures as arrays: images, labels, groups, names and classes.
 
 Two layouts are recognised: one sub-folder a class, or the names of the UCSB breast-cancer slides, all in one folder.
 A group (a slide, a patient, a day) is what is never split: images of one slide resemble each other, so a network that
@@ -9,15 +9,12 @@ import hashlib
 import json
 import os
 import re
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from cnn.errors import ImageError, UserError
 from cnn.images import check_size, is_image_name, read_image, resize
@@ -26,7 +23,6 @@ UCSB_NAME = re.compile(r"(ytma\d+_\d{6})_(benign|malignant)\d+_ccd\.\w+$", re.IG
 LAYOUT = "give a folder with one sub-folder of TIFF, JPEG or PNG images a class"
 MOST_SHOWN = 20  # files named in one error
 Progress = Callable[[int, int], None] | None
-ATTEMPTS = 30  # shuffles tried before a split is called impossible
 
 
 @dataclass(frozen=True)
@@ -69,6 +65,7 @@ def read_folder(
     group_pattern: str | None = None,
     progress: Progress = None,
     threads: int = 2,
+    skipped: list[ImageError] | None = None,
 ) -> Slides:
     """All images of a folder, brought to `size` = (height, width), sorted by name.
 
@@ -77,13 +74,24 @@ def read_folder(
     of a UCSB name, else the image's own name. Two copies of a picture in one class join their groups. `progress(done,
     total)` is called in the calling thread. `fit` and `filter` are those of `images.resize`.
 
-    Raises UserError for a folder, a name or a picture that cannot be used; all bad files are in one error.
+    Raises UserError for a folder, a name or a picture that cannot be used; all bad files are in one error. Where a list
+    `skipped` is given, bad files are left out instead, and their errors added to it.
     """
     check_size(size, fit, filter)
     found = _classes_by_name(Path(folder))
     names, classes = sorted(found), sorted(set(found.values()))
     groups = _groups(names, group_pattern)
     images, digests = _read_all([Path(folder, name) for name in names], size, fit, filter, progress, threads)
+    if skipped is None:
+        _refuse_bad(digests)
+    elif bad := [error for error in digests if isinstance(error, ImageError)]:
+        skipped += bad
+        good = [i for i, found_digest in enumerate(digests) if not isinstance(found_digest, ImageError)]
+        names, groups, digests = ([some[i] for i in good] for some in (names, groups, digests))
+        images = images[good]
+        for name in classes:
+            if not any(found[left] == name for left in names):
+                raise UserError(f"{folder}: every image of the class {name!r} is bad; the first: {bad[0]}")
     labels = np.array([classes.index(found[name]) for name in names], np.int32)
     return Slides(images, labels, _join_copies(names, labels, groups, digests), tuple(names), tuple(classes))
 
@@ -105,7 +113,9 @@ def read_unlabelled(
         files |= dict.fromkeys(inside)
     if not files:
         raise UserError("no image is named; name TIFF, JPEG or PNG files, or folders of them")
-    return _read_all(list(files), size, fit, filter, progress, threads)[0], tuple(path.as_posix() for path in files)
+    images, results = _read_all(list(files), size, fit, filter, progress, threads)
+    _refuse_bad(results)
+    return images, tuple(path.as_posix() for path in files)
 
 
 def _list(folder: Path) -> list[str]:
@@ -177,8 +187,8 @@ def _groups(names: list[str], pattern: str | None) -> list[str]:
     return groups
 
 
-def _read_all(paths, size, fit, filter, progress, threads) -> tuple[np.ndarray, list[bytes]]:
-    """Images (number, height, width, 3) and the SHA-256 of each as it was before resizing; decoded in threads."""
+def _read_all(paths, size, fit, filter, progress, threads) -> tuple[np.ndarray, list[bytes | ImageError]]:
+    """Images (number, height, width, 3) and the SHA-256 of each before resizing, or its error; decoded in threads."""
     images = np.empty((len(paths), *size, 3), np.uint8)
 
     def read(i: int) -> bytes | ImageError:
@@ -202,12 +212,15 @@ def _read_all(paths, size, fit, filter, progress, threads) -> tuple[np.ndarray, 
                 progress(done, len(paths))
     finally:
         pool.shutdown(cancel_futures=True)
-    results = [future.result() for future in futures]
+    return images, [future.result() for future in futures]
+
+
+def _refuse_bad(results: list[bytes | ImageError]) -> None:
+    """Raises UserError if there are errors among the results, with all of them, or the first 20."""
     bad = [f"  {result}" for result in results if isinstance(result, ImageError)]
     if count := len(bad):
         bad[MOST_SHOWN:] = [f"  and {len(bad) - MOST_SHOWN} more"] if len(bad) > MOST_SHOWN else []
-        raise UserError("\n".join([f"{count} of {len(paths)} files cannot be used as images:", *bad]))
-    return images, results
+        raise UserError("\n".join([f"{count} of {len(results)} files cannot be used as images:", *bad]))
 
 
 def _join_copies(names: list[str], labels: np.ndarray, groups: list[str], digests: list[bytes]) -> tuple:
@@ -227,61 +240,6 @@ def _join_copies(names: list[str], labels: np.ndarray, groups: list[str], digest
         low, high = sorted((smallest(groups[i]), smallest(groups[j])))
         joined[high] = low
     return tuple(smallest(group) for group in groups)
-
-
-def split_by_group(slides: Slides, *, test: float = 0.2, validation: float = 0.2, seed: int) -> dict[str, np.ndarray]:
-    """Sorted indices {"training": .., "validation": .., "test": ..} of all images, such that no group is in two parts.
-
-    test, validation: fractions of all images, met as nearly as whole groups allow. Every class is in training and
-    test, and in validation where the groups allow it; else UserError. The same seed gives the same split.
-    """
-    return _split(slides, np.unique(slides.groups, return_inverse=True)[1], "group", test, validation, seed)
-
-
-def split_by_image(slides: Slides, *, test: float = 0.2, validation: float = 0.2, seed: int) -> dict[str, np.ndarray]:
-    """As `split_by_group`, but it parts groups: too good to be true where images of one group resemble each other.
-
-    Images that are equal to the last bit stay together all the same.
-    """
-    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in slides.images]
-    return _split(slides, np.unique(digests, return_inverse=True)[1], "image", test, validation, seed)
-
-
-def _split(slides: Slides, groups: np.ndarray, kind: str, test: float, validation: float, seed: int) -> dict:
-    """The first of some shuffled splits that has every class in every part, or at least in training and test."""
-    if not (test > 0 and validation >= 0 and test + validation < 1):
-        raise UserError(f"test {test} and validation {validation} are no fractions that leave something for training")
-    generator, found = np.random.Generator(np.random.PCG64(seed)), None
-    for _ in range(ATTEMPTS):
-        rest, last = _cut(np.arange(len(slides)), slides.labels, groups, test, generator)
-        training, middle = _cut(rest, slides.labels, groups, validation / (1 - test), generator)
-        held = [len(set(slides.labels[part])) == len(slides.classes) for part in (training, last, middle)]
-        if held[0] and held[1] and (found is None or held[2]) and (len(middle) or not validation):
-            found = {"training": training, "validation": middle, "test": last}
-            if held[2] or not validation:
-                break
-    if found is None:
-        counts = [f"{len(set(groups[slides.labels == i]))} of {name}" for i, name in enumerate(slides.classes)]
-        there = f"the {len(set(groups))} {kind}{'s' * (len(set(groups)) > 1)} ({', '.join(counts)}) cannot be split"
-        raise UserError(f"{there} with every class in training and in test; add {kind}s, or set validation to 0")
-    if sum(len(set(groups[part])) for part in found.values()) != len(set(groups)):
-        raise AssertionError(f"a {kind} is in two parts of a split")
-    return found
-
-
-def _cut(rest: np.ndarray, labels: np.ndarray, groups: np.ndarray, fraction: float, generator) -> tuple:
-    """Parts the indices `rest` into most of them and about `fraction`: m of k folds with m / k near it."""
-    count = len(set(groups[rest]))
-    most = min(count, np.bincount(labels[rest]).max(), 100)
-    if fraction == 0 or most < 2:
-        return rest, rest[:0]
-    m, k = Fraction(min(max(fraction, 1 / most), 1 - 1 / most)).limit_denominator(int(most)).as_integer_ratio()
-    kind = StratifiedKFold if count == len(rest) else StratifiedGroupKFold
-    folding = kind(k, shuffle=True, random_state=int(generator.integers(2**32)))
-    with warnings.catch_warnings(action="ignore"):  # of classes with fewer members than folds
-        folds = [fold for _, fold in folding.split(rest, labels[rest], groups[rest])]
-    cut = np.sort(np.concatenate([folds[i] for i in generator.permutation(k)[:m]]))
-    return np.delete(rest, cut), rest[cut]
 
 
 def source_digest(slides: Slides) -> str:

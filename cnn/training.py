@@ -41,6 +41,14 @@ class Sums(NamedTuple):
     images: int
 
 
+class Point(NamedTuple):
+    """Where a run stands between two steps: all that it takes to go on as if it had never stopped."""
+
+    step: int  # steps taken
+    state: State  # the next step donates it: to be saved, or copied, before the next one is asked for
+    sums: list[Sums]  # of the steps of an epoch that has begun, as numbers
+
+
 class Epoch(NamedTuple):
     """A finished epoch. The training figures are means over the epoch, with augmentation and dropout on."""
 
@@ -51,6 +59,7 @@ class Epoch(NamedTuple):
     validation_accuracy: float
     seconds: float
     parameters: nnx.State  # a copy that later steps leave alone
+    point: Point
 
 
 class Keys(NamedTuple):
@@ -64,44 +73,6 @@ class Keys(NamedTuple):
 def keys_of(seed: int) -> Keys:
     """All keys of a run from its one seed."""
     return Keys(*jax.random.split(jax.random.key(seed), 3))
-
-
-def make_optimizer(
-    steps: int,
-    *,
-    learning_rate: float = 1e-3,
-    schedule: str = "constant",
-    weight_decay: float = 0.0,
-    as_keras: bool = False,
-) -> optax.GradientTransformation:
-    """Adam (Kingma and Ba, ICLR 2015), with a learning rate that may change and weights that may decay.
-
-    Args:
-        steps: of the whole run: where a schedule ends.
-        learning_rate: the largest.
-        schedule: "constant"; "cosine" falls to 0 along half a cosine; "one-cycle" rises for 30 % of the steps first.
-        weight_decay: how much of itself a kernel loses a step, times the learning rate (AdamW: Loshchilov and Hutter,
-            ICLR 2019); 0 is plain Adam. Biases do not decay: they do not make a network more sensitive to its input.
-        as_keras: where the small number goes that keeps Adam from dividing by zero. The paper's algorithm adds 1e-8
-            after the correction of the start's bias; Keras adds 1e-7 before it (the paper's section 2, last paragraph),
-            which counts for 1e-7 / sqrt(1 - 0.999^step): 3e-6 in the first step. Half of the gradients of the network
-            of 2017 are smaller, so its first steps are others.
-    Raises:
-        UserError: for an unknown schedule.
-    """
-    schedules = {
-        "constant": lambda: learning_rate,
-        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, steps),
-        "one-cycle": lambda: optax.cosine_onecycle_schedule(steps, learning_rate),
-    }
-    if schedule not in schedules:
-        raise UserError(f'schedule: got "{schedule}", wants one of {", ".join(schedules)}')
-    decayed = partial(jax.tree.map, lambda leaf: leaf.ndim > 1)  # kernels have 2 or 4 axes, biases 1
-    options = {"learning_rate": schedules[schedule](), "weight_decay": weight_decay, "mask": decayed}
-    if not as_keras:
-        return optax.adamw(**options)
-    changing = optax.inject_hyperparams(optax.adamw, static_args=("weight_decay", "mask"))
-    return changing(**options, eps=lambda step: 1e-7 / jnp.sqrt(1 - 0.999 ** (step + 1)))
 
 
 def as_light(images: jax.Array) -> jax.Array:
@@ -134,6 +105,10 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, augm
         gradients, (statistics, sums) = jax.grad(loss_of, has_aux=True)(
             learned, statistics, dropout_key, batch, labels[indices], weights
         )
+        # A gradient that is infinite or no number ruins the weights, though the loss that it belongs to may be sound.
+        total, correct = sums
+        sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)]).all()
+        sums = jnp.where(sound, total, jnp.nan), correct
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, learned)
         parameters = nnx.merge_state(optax.apply_updates(learned, updates), statistics)
         return State(parameters, optimizer_state), sums
@@ -205,8 +180,13 @@ def train(
     members: np.ndarray | None = None,
     step: Callable | None = None,
     on_step: Callable[[int, int, Sums], None] = lambda step, steps, sums: None,
-) -> Iterator[Epoch]:
+    start: Point | None = None,
+    pause: Callable[[], bool] = lambda: False,
+) -> Iterator[Epoch | Point]:
     """Trains a network and yields after every epoch; the network itself is left as it is.
+
+    All that is random depends on the seed and the number of the step, not on what came before. So a run that is taken
+    up at a Point goes on as it would have gone on, to the last bit.
 
     Args:
         training, validation: images (number, height, width, 3) uint8, and labels (number,) int32. Without validation
@@ -219,42 +199,56 @@ def train(
             different members of one set can share one compilation.
         step: compiled by `make_step` before, for a network of the same layers; compiled here unless given.
         on_step: called after each step with its number from 1, the number of steps of the run, and its sums.
+        start: where to go on; at the beginning unless given.
+        pause: asked after each step; if it says yes, the Point is yielded, between epochs or within one.
+    Raises:
+        UserError: if a loss is no finite number; what was yielded before is sound.
     """
     images, labels = training
     members = np.arange(len(images), dtype=np.int32) if members is None else np.asarray(members, np.int32)
     per_epoch = per_epoch or len(members)
-    graph, parameters = nnx.split(network)
-    parameters = jax.tree.map(jnp.copy, parameters)  # the network keeps its own: the first step donates these
-    state = State(parameters, optimizer.init(nnx.filter_state(parameters, nnx.Param)))
+    graph = nnx.graphdef(network)
     step, predict = step or make_step(graph, optimizer, augmentation), make_predictor(graph, batch)
+    start = start or Point(0, initial_state(network, optimizer), [])
+    done, state, sums = start.step, start.state, list(start.sums)
     steps_key = keys_of(seed).steps
     on_device, labels_on_device = jnp.asarray(images), jnp.asarray(labels)
-    done = 0
-    for number in range(1, epochs + 1):
+    a_epoch = -(-per_epoch // batch)  # steps
+    for number in range(done // a_epoch + 1, epochs + 1):
         started = time.perf_counter()
-        sums = []
         indices, weights = epoch_batches(len(members), batch, per_epoch, seed, number)
-        for chosen, weight in zip(members[indices], weights):
+        for i in range(done % a_epoch, a_epoch):
             key = jax.random.fold_in(steps_key, done)
-            state, (loss, correct) = step(state, key, on_device, labels_on_device, chosen, weight)
+            state, (loss, correct) = step(state, key, on_device, labels_on_device, members[indices[i]], weights[i])
             done += 1
-            sums.append(Sums(loss, correct, int(weight.sum())))
-            on_step(done, epochs * len(indices), sums[-1])
-        loss = sum(float(s.loss) for s in sums) / per_epoch
-        accuracy = sum(float(s.correct) for s in sums) / per_epoch
-        if not np.isfinite(loss):
-            raise UserError(f"training: the loss became {loss} in epoch {number}; try a smaller --learning-rate")
+            sums.append(Sums(loss, correct, int(weights[i].sum())))
+            on_step(done, epochs * a_epoch, sums[-1])
+            if done % a_epoch and pause():
+                sums = [Sums(float(s.loss), float(s.correct), s.images) for s in sums]
+                check_finite(sums, done)
+                yield Point(done, state, list(sums))
+        check_finite(sums, done)
+        loss, accuracy = (sum(float(part) for part in parts) / per_epoch for parts in list(zip(*sums))[:2])
+        sums = []
         judged = (np.nan, np.nan)
         if validation is not None:
             judged = judge_logits(predict(state.parameters, validation[0]), validation[1])
-        yield Epoch(
-            number,
-            loss,
-            accuracy,
-            *judged,
-            time.perf_counter() - started,
-            jax.tree.map(jnp.copy, state.parameters),
-        )
+        kept = jax.tree.map(jnp.copy, state.parameters)
+        yield Epoch(number, loss, accuracy, *judged, time.perf_counter() - started, kept, Point(done, state, []))
+
+
+def initial_state(network: Network, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step: a copy of what the network holds, since the step donates it, and no memory."""
+    parameters = jax.tree.map(jnp.copy, nnx.state(network))
+    return State(parameters, optimizer.init(nnx.filter_state(parameters, nnx.Param)))
+
+
+def check_finite(sums: list[Sums], done: int) -> None:
+    """Raises UserError, naming the step, if a loss is no finite number; `done` is the number of the last step."""
+    for number, one in enumerate(sums, start=done - len(sums) + 1):
+        if not np.isfinite(float(one.loss)):
+            what = "the loss or a gradient is infinite or no number; try a smaller --learning-rate"
+            raise UserError(f"training: in step {number} {what}, or find the place with --debug-nans")
 
 
 def judge_logits(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:

@@ -11,7 +11,6 @@ recipe that it is going to test. A network without folds 1 and 2 serves both, so
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from cnn import command_line
 
@@ -31,8 +30,6 @@ class Settings(command_line.Recipe):
     """Into how many parts the groups are cut."""
     jobs: int = 1
     """Networks trained at a time, each on an equal share of the processors."""
-    resume: Path | None = None
-    """Folder of an interrupted run, to go on where it stopped; the other options must be those of that run."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -51,7 +48,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import log_loss, roc_auc_score
 
-from cnn import evaluation, figures, folds, jobs, progress, recipe, reports, runs, slides
+from cnn import evaluation, figures, folds, jobs, progress, recipe, reports, resuming, runs, slides
 
 # %% [markdown]
 # The candidates: one part changed at a time, so that each row of the table says what that part brings.
@@ -122,18 +119,18 @@ def verdict(chosen: list[str]) -> str:
 # %%
 def main(settings: Settings) -> dict:
     """Runs the job and returns what metrics.json holds."""
+    settings = resuming.own_settings(settings)
     device, console = command_line.choose_device(settings.device), Console()
     drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
     print(command_line.first_line("choose_recipe", device, str(settings.data or drawn)), flush=True)
     runs.check_new(settings.out)
-    with progress.bar(console, "reading images", 0) as advance:
-        data = recipe.read_slides(settings, advance)
+    data, skipped = recipe.read_slides(settings, console)
     index = evaluation.positive_class(data.classes, settings.positive)
     positive = data.labels == index
     labels = positive.astype(np.int32)
     parts = [fold.test for fold in folds.group_folds(labels, data.groups, settings.folds, settings.seed)]
     digest = slides.source_digest(data)
-    folder = runs.begin_or_resume("choose_recipe", settings, device, data_digest=digest)
+    folder = resuming.begin_or_resume("choose_recipe", settings, device, data_digest=digest, skipped=skipped)
 
     pairs = list(combinations(range(settings.folds), 2))
     pieces = {}
@@ -149,10 +146,9 @@ def main(settings: Settings) -> dict:
         soft_wrap=True,
     )
     with (
+        resuming.alone(folder),
         progress.bar(console, "networks", len(pieces)) as advance,
-        command_line.interruptible(
-            f"python -m experiments.choose_recipe --resume {folder} and the options of this run"
-        ),
+        command_line.interruptible(f"python -m experiments.choose_recipe --resume {folder}"),
     ):
         results = jobs.run(
             pieces,

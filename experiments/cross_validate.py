@@ -12,7 +12,6 @@ fixed, thresholds are learned from training images.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from cnn import command_line
 from cnn.errors import UserError
@@ -39,8 +38,6 @@ class Settings(command_line.Recipe):
     """Judge squares of tissue instead of whole images, so that the amount of white says nothing: morphology alone."""
     jobs: int = 1
     """Networks trained at a time, each on an equal share of the processors."""
-    resume: Path | None = None
-    """Folder of an interrupted run, to go on where it stopped; the other options must be those of that run."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -69,6 +66,7 @@ from cnn import (
     progress,
     recipe,
     reports,
+    resuming,
     runs,
     slides,
     squares,
@@ -167,12 +165,12 @@ def piece_name(protocol: str, repeat: int, fold: int, method: str) -> str:
 
 def main(settings: Settings) -> dict:
     """Runs the job and returns what metrics.json holds."""
+    settings = resuming.own_settings(settings)
     device, console = command_line.choose_device(settings.device), Console()
     drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
     print(command_line.first_line("cross_validate", device, str(settings.data or drawn)), flush=True)
     runs.check_new(settings.out)
-    with progress.bar(console, "reading images", 0) as advance:
-        data = recipe.read_slides(settings, advance)
+    data, skipped = recipe.read_slides(settings, console)
     index = evaluation.positive_class(data.classes, settings.positive)
     positive = data.labels == index
     labels = positive.astype(np.int32)
@@ -180,8 +178,8 @@ def main(settings: Settings) -> dict:
     shown = data.images[:, None]
     if settings.tissue_only:
         shown = np.stack([squares.tissue_squares(image, size=SIDE, number=NUMBER) for image in data.images])
-    found = {"positive": data.classes[index], "data_digest": slides.source_digest(data)}
-    folder = runs.begin_or_resume("cross_validate", settings, device, **found)
+    found = {"positive": data.classes[index], "data_digest": slides.source_digest(data), "skipped": skipped}
+    folder = resuming.begin_or_resume("cross_validate", settings, device, **found)
 
     # What a network learns from shuffled labels is arbitrary, and so is which way it errs: it takes several to see that
     # they are at chance on the whole.
@@ -198,10 +196,9 @@ def main(settings: Settings) -> dict:
         soft_wrap=True,
     )
     with (
+        resuming.alone(folder),
         progress.bar(console, "networks", len(pieces)) as advance,
-        command_line.interruptible(
-            f"python -m experiments.cross_validate --resume {folder} and the options of this run"
-        ),
+        command_line.interruptible(f"python -m experiments.cross_validate --resume {folder}"),
     ):
         answers = jobs.run(
             pieces,

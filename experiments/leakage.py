@@ -57,8 +57,9 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.model_selection import train_test_split
 
-from cnn import augment, copies, evaluation, figures, models, progress, reports, runs, slides, training
+from cnn import augment, copies, evaluation, figures, fitting, models, progress, reports, runs, slides, training
 from cnn.folds import Fold, group_folds, stratified_folds
+from cnn.optimizer import make_optimizer
 from cnn.slides import Slides
 
 LEAKY, BY_IMAGE, BY_GROUP = "augment, then split", "split by image", "split by group"
@@ -118,7 +119,7 @@ def judge_splits(
             network = models.seed(
                 (*settings.image_size, 3), len(data.classes), key=training.keys_of(settings.seed).weights
             )
-            _, last = progress.fit(
+            _, last = fitting.fit(
                 console,
                 network,
                 (data.images[fold.training], data.labels[fold.training]),
@@ -127,7 +128,7 @@ def judge_splits(
                 patience=None,
                 batch=settings.batch,
                 per_epoch=settings.per_epoch,
-                optimizer=training.make_optimizer(steps, as_keras=True),
+                optimizer=make_optimizer(steps, as_keras=True),
                 augmentation=augment.named("none"),
                 seed=settings.seed,
             )

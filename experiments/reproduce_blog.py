@@ -51,7 +51,8 @@ import numpy as np
 from rich.console import Console
 from sklearn.model_selection import train_test_split
 
-from cnn import augment, copies, evaluation, figures, models, progress, reports, runs, slides, training
+from cnn import augment, copies, evaluation, figures, fitting, models, progress, reports, runs, slides, training
+from cnn.optimizer import make_optimizer
 from cnn.slides import Slides
 
 # %% [markdown]
@@ -143,14 +144,14 @@ def main(settings: Settings) -> dict:
     epoch_size = len(parts["training"])
     console.print(f"training: {settings.epochs} epochs of {epoch_size} images; writing to {folder}", highlight=False)
     steps = settings.epochs * -(-epoch_size // settings.batch)
-    history, last = progress.fit(
+    history, last = fitting.fit(
         console,
         network,
         *((data.images[parts[name]], data.labels[parts[name]]) for name in ("training", "validation")),
         epochs=settings.epochs,
         patience=None,
         batch=settings.batch,
-        optimizer=training.make_optimizer(steps, as_keras=True),
+        optimizer=make_optimizer(steps, as_keras=True),
         augmentation=augment.named("none"),
         seed=settings.seed,
     )

@@ -9,6 +9,7 @@ the third is looked at once, at the end.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from cnn import command_line
 
@@ -24,9 +25,15 @@ class Settings(command_line.Recipe):
     per_epoch: int = 320
     """Images drawn an epoch, each augmented anew; at least every training image once."""
 
+    save_every: float = 30.0
+    """Seconds from one checkpoint to the next: what a run that is killed has to do again."""
+    debug_nans: bool = False
+    """Stop at the operation that first makes a number infinite or none, and name it; slow."""
+
     def __post_init__(self):
         super().__post_init__()
         command_line.at_least(1, epochs=self.epochs, patience=self.patience, per_epoch=self.per_epoch)
+        command_line.at_least(0, save_every=self.save_every)
 
 
 if __name__ == "__main__":
@@ -34,68 +41,84 @@ if __name__ == "__main__":
 
 from rich.console import Console
 
-from cnn import evaluation, models, progress, recipe, reports, runs, slides, training
+from cnn import evaluation, fitting, models, progress, recipe, reports, resuming, runs, slides, splits, training
+from cnn.fitting import Keeper
 
 
 def main(settings: Settings) -> dict:
     """Runs the job and returns what metrics.json holds."""
-    device = command_line.choose_device(settings.device)
+    settings = resuming.own_settings(settings)
+    device = command_line.choose_device(settings.device, debug_nans=settings.debug_nans)
     console = Console()
     drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
     print(command_line.first_line("train", device, str(settings.data or drawn)), flush=True)
 
+    resuming.check_unfinished(settings)
     runs.check_new(settings.out)
 
     # 1. The images, and which of them serve for what.
-    with progress.bar(console, "reading images", 0) as advance:
-        data = recipe.read_slides(settings, advance)
+    data, skipped = recipe.read_slides(settings, console)
     positive = data.classes[evaluation.positive_class(data.classes, settings.positive)]  # a wrong name is told at once
-    parts = slides.split_by_group(data, seed=settings.seed)
+    parts = splits.split_by_group(data, seed=settings.seed)
     for name, chosen in parts.items():
         counts = ", ".join(f"{(data.labels[chosen] == i).sum()} {label}" for i, label in enumerate(data.classes))
         groups = len({data.groups[i] for i in chosen})
         console.print(f"{name:<10} {len(chosen):>5} images of {groups} groups: {counts}", highlight=False)
 
     # 2. The network.
-    keys = training.keys_of(settings.seed)
-    network = recipe.network(settings, len(data.classes), keys.weights)
+    network = recipe.network(settings, len(data.classes), training.keys_of(settings.seed).weights)
     console.print(progress.network_table(models.table(network, (*settings.size, 3)), f"the network: {settings.model}"))
 
-    # 3. The run's folder, and what the network is about to see.
-    folder = runs.create_folder("train", settings.out)
-    runs.write_config(
-        folder,
+    # 3. The run's folder: a new one, or that of the run to go on with.
+    folder = resuming.begin_or_resume(
         "train",
         settings,
         device,
+        data_digest=slides.source_digest(data),
+        skipped=skipped,
         network={"model": settings.model, "image_size": settings.size, "classes": data.classes},
         views=settings.takes_any_size,
         reading={"fit": settings.fit, "filter": settings.filter},
         positive=positive,
+        splits={name: [data.names[i] for i in chosen] for name, chosen in parts.items()},
     )
-    augmentation = recipe.augmentation(settings)
-    reports.draw_samples(folder / "samples.png", data.subset(parts["training"]), augmentation, keys.drawing)
+    with resuming.alone(folder):
+        metrics = train_and_judge(settings, console, folder, data, parts, network, positive)
+    console.print(reports.judgement_table(metrics["splits"]))
+    reports.print_files(console, folder)
+    print(f"to use it: python -m experiments.predict {folder} IMAGE...")
+    return metrics
 
-    # 4. Training.
+
+def train_and_judge(settings: Settings, console: Console, folder: Path, data, parts, network, positive: str) -> dict:
+    """Steps 4 and 5, in a folder that this process has for itself."""
+    augmentation = recipe.augmentation(settings)
+    drawing = training.keys_of(settings.seed).drawing
+    reports.draw_samples(folder / "samples.png", data.subset(parts["training"]), augmentation, drawing)
+
+    # 4. Training. Ctrl-C, or a machine that shuts down, finishes the step, saves, and says how to go on.
     per_epoch, steps = recipe.steps(settings, len(parts["training"]))
     console.print(
         f"training: up to {settings.epochs} epochs of {per_epoch} images; writing to {folder}", highlight=False
     )
-    history, best = progress.fit(
-        console,
-        network,
-        *((data.images[parts[name]], data.labels[parts[name]]) for name in ("training", "validation")),
-        epochs=settings.epochs,
-        patience=settings.patience,
-        batch=settings.batch,
-        per_epoch=per_epoch,
-        optimizer=recipe.optimizer(settings, steps),
-        augmentation=augmentation,
-        seed=settings.seed,
-    )
+    keeper = Keeper(folder / "checkpoints", f"python -m experiments.train --resume {folder}", every=settings.save_every)
+    with keeper:
+        history, best = fitting.fit(
+            console,
+            network,
+            *((data.images[parts[name]], data.labels[parts[name]]) for name in ("training", "validation")),
+            epochs=settings.epochs,
+            patience=settings.patience,
+            batch=settings.batch,
+            per_epoch=per_epoch,
+            optimizer=recipe.optimizer(settings, steps),
+            augmentation=augmentation,
+            seed=settings.seed,
+            keeper=keeper,
+        )
 
     # 5. Judging, once, with the weights of the best epoch.
-    metrics = reports.write_report(
+    return reports.write_report(
         folder,
         network,
         history,
@@ -107,10 +130,6 @@ def main(settings: Settings) -> dict:
         per_epoch=per_epoch,
         views=settings.takes_any_size,
     )
-    console.print(reports.judgement_table(metrics["splits"]))
-    reports.print_files(console, folder)
-    print(f"to use it: python -m experiments.predict {folder} IMAGE...")
-    return metrics
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def rows(path: Path) -> list[dict]:
 
 
 def test_a_run_leaves_settings_figures_predictions_weights_and_pictures(run):
-    assert {path.name for path in run.iterdir()} == REPORT | {"samples.png", "attention.png"}
+    assert {path.name for path in run.iterdir()} == REPORT | {"samples.png", "attention.png", "checkpoints", ".lock"}
     config = json.loads((run / "config.json").read_text())
     assert config["settings"]["seed"] == 0
     assert config["settings"]["image_size"] == list(SIZE)

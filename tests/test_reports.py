@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cnn import progress, reports
+from cnn import fitting, progress, reports
 from cnn.augment import named
 from cnn.evaluation import judge
 from cnn.models import Row
+from cnn.optimizer import make_optimizer
 from cnn.slides import Slides
-from cnn.training import Epoch, make_optimizer
+from cnn.training import Epoch
 from tests.test_training import pictures, tiny_network
 
 
@@ -27,7 +28,7 @@ def trained(patience: int | None, epochs: int = 4, **options) -> tuple[list[Epoc
     """History and kept epoch of a short training, and what it printed."""
     console, data = Console(file=io.StringIO(), width=100), pictures(8)
     settings = {"batch": 4, "optimizer": make_optimizer(1), "augmentation": named("none"), "seed": 0} | options
-    history, kept = progress.fit(console, tiny_network(), data, data, epochs=epochs, patience=patience, **settings)
+    history, kept = fitting.fit(console, tiny_network(), data, data, epochs=epochs, patience=patience, **settings)
     return history, kept, console.file.getvalue()
 
 
@@ -42,7 +43,7 @@ def test_the_table_of_a_network_ends_in_the_sum_of_its_parameters():
 
 
 def test_an_epoch_is_one_line_with_its_loss_accuracy_speed_and_a_star_for_the_best():
-    epoch = Epoch(3, 0.5, 0.75, 0.25, 0.875, 2.0, None)
+    epoch = Epoch(3, 0.5, 0.75, 0.25, 0.875, 2.0, None, None)
     line = progress.epoch_line(epoch, 20, 320, best=True)
     assert line == "epoch   3/20: loss 0.500, accuracy 0.750; validation 0.250, 0.875 *   2.0 s, 160 images/s"
     assert "*" not in progress.epoch_line(epoch, 20, 320, best=False)
@@ -85,10 +86,10 @@ def test_what_is_no_terminal_gets_a_line_a_minute_with_the_time_left(monkeypatch
 
 
 def test_a_terminal_shows_loss_accuracy_and_images_a_second_while_it_trains(monkeypatch):
-    monkeypatch.setattr(progress.time, "perf_counter", iter(range(10_000)).__next__)  # a second at every look
+    monkeypatch.setattr(fitting.time, "perf_counter", iter(range(10_000)).__next__)  # a second at every look
     console, data = Console(file=io.StringIO(), width=120, force_terminal=True), pictures(8)
     options = {"batch": 4, "optimizer": make_optimizer(1), "augmentation": named("none"), "seed": 0}
-    progress.fit(console, tiny_network(), data, data, epochs=2, patience=None, **options)
+    fitting.fit(console, tiny_network(), data, data, epochs=2, patience=None, **options)
     text = console.file.getvalue()
     assert "training" in text
     assert "images/s" in text

@@ -9,12 +9,10 @@ import pytest
 
 from cnn.errors import UserError
 from cnn.runs import (
-    check_same,
     create_folder,
     environment,
     git_commit,
     read_config,
-    write_config,
     write_csv,
     write_json,
 )
@@ -80,23 +78,3 @@ def test_a_commit_is_forty_digits_and_outside_git_there_is_none(monkeypatch):
     assert commit is None or len(commit.removesuffix("+changes")) == 40
     monkeypatch.setenv("PATH", "")  # no git to ask
     assert git_commit() is None
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """Options of a run that was stopped."""
-
-    epochs: int = 3
-    sizes: tuple[int, int] = (4, 5)
-    data: Path = Path("slides")
-    jobs: int = 1
-
-
-def test_a_run_is_taken_up_with_its_own_settings_only(tmp_path):
-    write_config(tmp_path, "train", Settings(), "cpu", data_digest="abc")
-    check_same(tmp_path, Settings(), {"data_digest": "abc"}, may_differ=())
-    check_same(tmp_path, Settings(jobs=7), {"data_digest": "abc"}, may_differ=("jobs",))
-    with pytest.raises(UserError, match=r"--epochs was 3 and is 4; --jobs was 1 and is 2; data digest differs; give"):
-        check_same(tmp_path, Settings(epochs=4, jobs=2), {"data_digest": "abd"}, may_differ=())
-    with pytest.raises(UserError, match=r"holds no config\.json"):
-        check_same(tmp_path / "absent", Settings(), {}, may_differ=())

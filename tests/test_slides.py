@@ -1,6 +1,5 @@
-"""Slides: a folder becomes arrays, what is wrong is told at once, and no group is ever split. Next: test_folds.py."""
+"""Slides: a folder becomes arrays, what is wrong is told at once, and no group is ever split. Next: test_splits.py."""
 
-import itertools
 import os
 import re
 import threading
@@ -12,7 +11,7 @@ import tifffile
 from cnn import slides
 from cnn.errors import ShapeError, UserError
 from cnn.images import FILTERS, encode_jpeg, resize, write_png
-from cnn.slides import Slides, read_folder, read_unlabelled, source_digest, split_by_group, split_by_image
+from cnn.slides import Slides, read_folder, read_unlabelled, source_digest
 
 ROWS = [0, 40, 80, 120], [10, 50, 90, 130]
 
@@ -175,6 +174,21 @@ def test_all_bad_files_are_listed_in_one_error(tmp_path):
     assert (len(lines), lines[-1]) == (1 + 20 + 1, "  and 6 more")
 
 
+def test_bad_files_are_left_out_and_told_if_one_asks_for_it(tmp_path):
+    root = folder(tmp_path / "in", "a/1.png", "a/2.png", "b/3.png", "b/4.png")
+    (root / "a" / "1.png").write_text("no picture")
+    (root / "b" / "broken.png").write_bytes((root / "b" / "3.png").read_bytes()[:40])
+    skipped = []
+    data = read(root, skipped=skipped)
+    assert data.names == ("a/2.png", "b/3.png", "b/4.png")
+    assert data.images[:, 0, 0, 0].tolist() == [2, 3, 4], "each image still under its own name"
+    assert data.groups == data.names
+    assert [error.path for error in skipped] == [str(root / "a" / "1.png"), str(root / "b" / "broken.png")]
+    (root / "a" / "2.png").unlink()
+    with pytest.raises(UserError, match=r"every image of the class 'a' is bad; the first: .*1\.png: is no TIFF"):
+        read(root, skipped=[])
+
+
 def test_the_same_picture_in_two_classes_is_refused_by_both_names(tmp_path):
     folder(tmp_path, "a/1.png", "b/2.png")
     tifffile.imwrite(tmp_path / "b/3.tif", grey([[1, 1]]), photometric="rgb")  # other bytes, the pixels of a/1.png
@@ -224,72 +238,6 @@ def drawn(labels: str, groups: str) -> Slides:
     images = np.arange(len(labels), dtype=np.uint32)[:, None, None].repeat(3, 1).view(np.uint8).reshape(-1, 2, 2, 3)
     names = tuple(str(i) for i in range(len(labels)))
     return Slides(images, np.array([classes.index(c) for c in labels], np.int32), tuple(groups), names, classes)
-
-
-TEN = drawn("bbbmmm" * 8 + "bbmm" + "bbbbbb", "".join(c * 6 for c in "ABCDEFGH") + "I" * 4 + "J" * 6)  # as UCSB's
-
-
-def test_a_split_by_group_covers_all_images_parts_no_group_and_has_both_classes_everywhere():
-    tested = []
-    for seed in range(40):
-        parts = split_by_group(TEN, seed=seed)
-        assert list(parts) == ["training", "validation", "test"]
-        np.testing.assert_array_equal(np.sort(np.concatenate([*parts.values()])), np.arange(58))
-        for a, b in itertools.combinations(parts.values(), 2):
-            assert not {TEN.groups[i] for i in a} & {TEN.groups[i] for i in b}
-        for part in parts.values():
-            assert set(TEN.labels[part]) == {0, 1}
-            np.testing.assert_array_equal(part, np.sort(part))
-        assert {len(parts["test"]), len(parts["validation"])} <= {10, 12}
-        tested.append("".join(sorted({TEN.groups[i] for i in parts["test"]})))
-    assert set("".join(tested)) == set("ABCDEFGHIJ")  # no group is always left out
-    assert len(set(tested)) > 15  # of the 45 pairs
-
-
-def test_a_split_by_image_keeps_the_classes_in_proportion_and_copies_together():
-    parts = split_by_image(TEN, test=0.25, validation=0.1, seed=3)
-    np.testing.assert_array_equal(np.sort(np.concatenate([*parts.values()])), np.arange(58))
-    for name, fraction in (("test", 0.25), ("validation", 0.1)):
-        np.testing.assert_allclose(np.bincount(TEN.labels[parts[name]]), fraction * np.array([32, 26]), atol=1.5)
-    assert sum(len({TEN.groups[i] for i in part}) for part in parts.values()) > 10  # groups are parted
-    copies = drawn("ab" * 20, "x" * 40)
-    copies.images[:20] = 9
-    for seed in range(10):
-        assert sum(part[0] < 20 for part in split_by_image(copies, seed=seed).values()) == 1  # all 20 in one part
-
-
-def test_six_images_in_three_groups_are_split_one_group_a_part():
-    for seed in range(10):
-        parts = split_by_group(drawn("ababab", "xxyyzz"), seed=seed)
-        assert sorted(part.tolist() for part in parts.values()) == [[0, 1], [2, 3], [4, 5]]
-
-
-def test_without_validation_two_groups_are_enough_and_the_seed_decides():
-    parts = [split_by_group(drawn("abab", "xxyy"), test=0.5, validation=0, seed=seed) for seed in (*range(9), 0)]
-    assert all(part["validation"].size == 0 for part in parts)
-    assert {part["test"].tobytes() for part in parts} == {np.array([0, 1]).tobytes(), np.array([2, 3]).tobytes()}
-    np.testing.assert_array_equal(parts[0]["test"], parts[-1]["test"])
-
-
-IMPOSSIBLE = {"abab xxyy": "2 groups (2 of a, 2 of b)", "aabb xyzz": "3 groups (2 of a, 1 of b)", "ab xx": "1 group ("}
-
-
-@pytest.mark.parametrize("letters", IMPOSSIBLE)
-def test_a_split_that_cannot_hold_every_class_says_how_many_groups_there_are(letters):
-    with pytest.raises(UserError, match=re.escape(f"the {IMPOSSIBLE[letters]}") + ".* cannot be split.*; add groups"):
-        split_by_group(drawn(*letters.split()), seed=0)
-
-
-@pytest.mark.parametrize(("test", "validation"), [(0, 0.2), (0.5, 0.5), (0.2, -0.1), (float("nan"), 0.2)])
-def test_fractions_that_leave_nothing_are_refused(test, validation):
-    with pytest.raises(UserError, match=f"^test {test} and validation {validation} are no fractions"):
-        split_by_image(TEN, test=test, validation=validation, seed=0)
-
-
-def test_a_group_in_two_parts_is_a_defect_and_stops_the_run(monkeypatch):
-    monkeypatch.setattr(slides, "_cut", lambda rest, *_: (rest, rest))
-    with pytest.raises(AssertionError, match="a group is in two parts of a split"):
-        split_by_group(TEN, seed=0)
 
 
 def test_the_digest_changes_with_every_part_of_the_data():

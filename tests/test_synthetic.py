@@ -1,4 +1,4 @@
-"""Drawn tissue: form says all and colour nothing, and both are shown. Next: test_training.py.
+"""Drawn tissue: form says all and colour nothing, and both are shown. Next: test_optimizer.py.
 
 A network that tells these images apart has learned shapes, because there is nothing else to learn: the colours of an
 image are drawn before its class is known, and imposed on the scene pixel by pixel.

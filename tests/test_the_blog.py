@@ -15,8 +15,8 @@ from sklearn import metrics
 from cnn import images
 from cnn.copies import draw_copies
 from cnn.evaluation import judge, mistakes
+from cnn.optimizer import make_optimizer
 from cnn.slides import Slides
-from cnn.training import make_optimizer
 from experiments.reproduce_blog import leaky_split
 
 #                 called BENIGN   called MALIGNANT

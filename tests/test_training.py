@@ -1,4 +1,4 @@
-"""Training: Adam by hand, one compilation, and the same weights from the same seed. Next: test_weights.py.
+"""Training: one compilation, the same weights from the same seed, and a run that goes on. Next: test_weights.py.
 
 A step is worked out on paper first. Then the loop is held to what it promises: that filling up a batch changes nothing,
 that half a batch and another half are one, and that nothing but the seed decides.
@@ -21,7 +21,8 @@ from cnn.augment import batched, compose
 from cnn.errors import UserError
 from cnn.layers import Convolution, Dense, Dropout, Flatten, MaxPool, Network, ReLU
 from cnn.loss import cross_entropy
-from cnn.training import State, make_optimizer, make_predictor, make_step
+from cnn.optimizer import make_optimizer
+from cnn.training import State, make_predictor, make_step
 from cnn.weights import named_arrays
 from tests.checkers import assert_equal_arrays
 
@@ -59,62 +60,6 @@ def run(network=None, number=11, epochs=2, dropout=0.3, augmentation=fade, seed=
 def bytes_of(parameters: nnx.State) -> list[bytes]:
     """Every parameter, bit by bit."""
     return [array.tobytes() for array in named_arrays(parameters).values()]
-
-
-def steps_of(optimizer: optax.GradientTransformation, start, gradients: list) -> list:
-    """The parameters after each of the gradients."""
-    state, after, update = optimizer.init(start), [start], jax.jit(optimizer.update)
-    for gradient in gradients:
-        updates, state = update(gradient, state, after[-1])
-        after.append(optax.apply_updates(after[-1], updates))
-    return after[1:]
-
-
-def test_the_first_three_steps_of_adam():
-    # m <- 0.9 m + 0.1 g, v <- 0.999 v + 0.001 g^2; w <- w - rate * (m / (1 - 0.9^t)) / (sqrt(v / (1 - 0.999^t)) + 1e-8)
-    #   t   g      m                            v                                       m / ..        v / ..
-    #   1   2      0.1 * 2 = 0.2                0.001 * 4 = 0.004                       2             4
-    #   2  -1      0.9 * 0.2 - 0.1 = 0.08       0.999 * 0.004 + 0.001 = 0.004996        0.421053      2.499250
-    #   3   0.5    0.9 * 0.08 + 0.05 = 0.122    0.999 * 0.004996 + 0.00025 = 0.005241   0.450185      1.748748
-    w1 = 1 - 0.1 * 2 / math.sqrt(4)  # the first step has the length of the rate, however large the gradient
-    w2 = w1 - 0.1 * (0.08 / 0.19) / math.sqrt(0.004996 / 0.001999)
-    w3 = w2 - 0.1 * (0.122 / 0.271) / math.sqrt(0.005241004 / 0.002997001)
-    gradients = [{"w": jnp.array(g)} for g in (2.0, -1.0, 0.5)]
-    got = steps_of(make_optimizer(3, learning_rate=0.1), {"w": jnp.array(1.0)}, gradients)
-    assert_equal_arrays([p["w"] for p in got], [w1, w2, w3], "three steps of Adam", atol=1e-5)
-    default = steps_of(make_optimizer(1), {"w": jnp.array(1.0)}, [{"w": jnp.array(5.0)}])
-    assert_equal_arrays(default[0]["w"], 1 - 0.001, "the rate is 0.001 unless given, as Kingma and Ba have it")
-
-
-def test_weight_decay_takes_its_share_of_kernels_and_leaves_biases():
-    # A convolution's kernel has 4 axes, a dense layer's 2, and biases have 1. The first gradient is 0; the second is 1,
-    # with m = 0.1 / (1 - 0.9^2) and v = 0.001 / (1 - 0.999^2). Decay comes after Adam's division, at its full size.
-    shapes = {"convolution": (1, 2, 1, 1), "dense": (2, 1), "bias": (2,)}
-    start, zero, one = ({n: jnp.full(shape, v) for n, shape in shapes.items()} for v in (5.0, 0.0, 1.0))
-    first, second = steps_of(make_optimizer(2, learning_rate=0.1, weight_decay=0.2), start, [zero, one])
-    adam = 0.1 / 0.19 / math.sqrt(0.001 / 0.001999)
-    for name, decay in {"convolution": 0.2, "dense": 0.2, "bias": 0.0}.items():
-        after_one = 5 - 0.1 * decay * 5
-        after_two = after_one - 0.1 * (adam + decay * after_one)
-        assert_equal_arrays(first[name], np.full(shapes[name], after_one), f"{name} with decay and no gradient")
-        assert_equal_arrays(second[name], np.full(shapes[name], after_two), f"{name} with decay", atol=1e-5)
-
-
-COSINE = [0.4 * (1 + math.cos(done / 10 * math.pi)) / 2 for done in (0, 1, 3, 10)]
-RATES = {"constant": [0.4] * 4, "cosine": COSINE, "one-cycle": [0.016, 0.016 + 0.384 / 4, 0.4, 0.016 / 1e4]}
-
-
-@pytest.mark.parametrize("schedule", RATES)
-def test_a_schedule_changes_the_rate_as_it_says_at_the_start_and_after_1_and_3_and_10_of_10_steps(schedule):
-    # a constant gradient makes every step of Adam as long as its rate; a third of a rising cosine is a quarter
-    optimizer = make_optimizer(10, learning_rate=0.4, schedule=schedule)
-    got = [0.0] + [float(p["w"]) for p in steps_of(optimizer, {"w": jnp.array(0.0)}, [{"w": jnp.array(1.0)}] * 11)]
-    assert_equal_arrays(-np.diff(got)[[0, 1, 3, 10]], RATES[schedule], f"the rates of {schedule}", rtol=1e-4)
-
-
-def test_an_unknown_schedule_is_named_with_those_there_are():
-    with pytest.raises(UserError, match=r'^schedule: got "linear", wants one of constant, cosine, one-cycle$'):
-        make_optimizer(1, schedule="linear")
 
 
 def begin(network: Network, optimizer: optax.GradientTransformation) -> tuple[nnx.GraphDef, nnx.State, State]:
@@ -267,8 +212,53 @@ def test_every_step_of_every_seed_has_randomness_of_its_own():
 
 def test_a_loss_that_is_no_number_ends_the_run_and_says_when():
     explodes = optax.sgd(lambda count: jnp.where(count < 3, 0.0, 1e30))  # from the first step of the second epoch
-    with pytest.raises(UserError, match=r"^training: the loss became (nan|inf) in epoch 2; try a smaller --learning-r"):
+    with pytest.raises(
+        UserError, match=r"^training: in step 5 the loss or a gradient is infinite or no number; try a sm"
+    ):
         list(run(epochs=3, optimizer=explodes))
+
+
+def test_a_gradient_that_is_no_number_ends_the_run_though_the_loss_is_sound():
+    @jax.custom_vjp
+    def treacherous(logits):
+        return logits
+
+    treacherous.defvjp(lambda logits: (logits, None), lambda _, upstream: (upstream * jnp.nan,))
+
+    class Treacherous(ReLU):
+        def __call__(self, inputs, *, key=None):
+            return treacherous(inputs)
+
+    network = Network([*tiny_network().layers, Treacherous()])
+    with pytest.raises(UserError, match=r"^training: in step 1 the loss or a gradient is infinite"):
+        list(run(network))
+
+
+# Going on
+
+
+def copied(point: training.Point) -> training.Point:
+    """A point that later steps leave alone."""
+    return point._replace(state=jax.tree.map(jnp.copy, point.state))
+
+
+def test_a_run_that_is_taken_up_anywhere_ends_with_the_same_bytes():
+    step = make_step(nnx.graphdef(tiny_network(0.3)), make_optimizer(1), fade)  # compiled once for all
+    events, points = [], []
+    for event in run(epochs=3, step=step, pause=lambda: True):
+        events.append(event)
+        points.append(copied(event.point if isinstance(event, training.Epoch) else event))
+    whole = [event for event in events if isinstance(event, training.Epoch)]
+    assert [point.step for point in points] == list(range(1, 3 * 3 + 1)), "after each of 3 steps of 3 epochs"
+    assert [len(point.sums) for point in points] == [1, 2, 0] * 3
+    for point in points[:-1]:
+        rest = list(run(epochs=3, step=step, start=copied(point)))
+        assert [epoch.number for epoch in rest] == list(range(point.step // 3 + 1, 4))
+        assert bytes_of(rest[-1].parameters) == bytes_of(whole[-1].parameters), f"taken up after step {point.step}"
+        for got, want in zip(jax.tree.leaves(rest[-1].point.state), jax.tree.leaves(whole[-1].point.state)):
+            assert np.array_equal(got, want), "Adam's memory differs"
+        assert [epoch[:5] for epoch in rest] == [epoch[:5] for epoch in whole[-len(rest) :]]
+    assert list(run(epochs=3, step=step, start=points[-1])) == [], "a run at its end has nothing left to do"
 
 
 def test_the_keys_of_a_seed_are_three_and_every_seed_has_its_own():
@@ -294,7 +284,7 @@ def test_logits_are_judged_by_mean_loss_and_accuracy():
 def test_early_stopping_keeps_the_best_epoch_and_waits_as_long_as_it_was_told():
     stopping, answers = training.EarlyStopping(patience=2), []
     for number, loss in enumerate([0.9, 0.5, 0.6, 0.5, 0.4, 0.4], start=1):
-        epoch = training.Epoch(number, 0.1, 0.9, loss, 0.9, 1.0, None)
+        epoch = training.Epoch(number, 0.1, 0.9, loss, 0.9, 1.0, None, None)
         answers.append((stopping.finished(epoch), stopping.best.number))
     # an equal loss is no better; a lower one starts the waiting anew
     assert answers == [(False, 1), (False, 2), (False, 2), (True, 2), (False, 5), (False, 5)]

@@ -1,0 +1,33 @@
+"""Being told to stop: Ctrl-C, or a machine that shuts down. What is being done is finished first, then saved."""
+
+import os
+import signal
+import threading
+from types import FrameType
+
+
+class Interrupts:
+    """Between entry and exit, notes SIGINT (Ctrl-C) and SIGTERM instead of obeying at once; a second one ends at once.
+
+    >>> with Interrupts() as interrupts:
+    ...     os.kill(os.getpid(), signal.SIGTERM)
+    ...     interrupts.exit_status  # 128 + the number of the signal, as shells have it
+    143
+    """
+
+    exit_status: int | None = None  # None: nobody has asked to stop
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.exit_status is not None:
+            os._exit(128 + number)
+        self.exit_status = 128 + number
+
+    def __enter__(self) -> "Interrupts":
+        self._before = {}
+        if threading.current_thread() is threading.main_thread():  # Python hands signals to no other
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,142 @@
+"""Going on with a run that was interrupted: with its own settings, on its own images, and never two at a time."""
+
+import dataclasses
+import json
+import os
+import types
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from cnn.errors import ImageError, UserError
+from cnn.runs import as_json, create_folder, read_config, write_config, write_csv
+
+S = TypeVar("S")
+OF_THE_MOMENT = (
+    "resume",
+    "allow_change",
+    "out",
+    "device",
+    "jobs",
+    "save_every",
+    "debug_nans",
+)  # may always be others than before
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def own_settings(settings: S) -> S:
+    """The settings of the run that `settings.resume` names, so that nothing has to be given again.
+
+    What is given all the same, and is not what the run was begun with, is refused unless `settings.allow_change` names
+    it; then it is taken. A setting that has its default counts as not given.
+
+    Raises:
+        UserError: listing each setting that differs.
+    """
+    if settings.resume is None:
+        return settings
+    then = read_config(settings.resume)["settings"]
+    hints = typing.get_type_hints(type(settings))
+    allowed = {name.replace("-", "_") for name in settings.allow_change}
+    changes, differences = {}, []
+    for field in dataclasses.fields(settings):
+        name, now = field.name, getattr(settings, field.name)
+        if name in OF_THE_MOMENT or name not in then:
+            continue
+        was, given = then[name], now != field.default
+        if given and json.loads(as_json(now)) != was:
+            if name not in allowed and name != "data":  # a folder may have moved: its images are compared
+                differences.append(f"{_option(name)} was {was} and is {now}")
+        else:
+            changes[name] = _as_typed(was, hints[name])
+    if differences:
+        raise UserError(
+            f"{settings.resume}: was begun with other settings: {'; '.join(differences)}; leave them out, or name them "
+            "in --allow-change"
+        )
+    return dataclasses.replace(settings, **changes)
+
+
+def _as_typed(value: object, hint: object) -> object:
+    """What JSON made a list or a string of, as a tuple or a path again."""
+    alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if isinstance(value, list):
+        return tuple(value)
+    return Path(value) if isinstance(value, str) and Path in alternatives else value
+
+
+def begin_or_resume(
+    name: str, settings: object, device: str, *, data_digest: str, skipped: list[ImageError] = (), **more: object
+) -> Path:
+    """A new folder with its config.json, or `settings.resume`, if that run was begun on the same images.
+
+    Args:
+        settings: of the run to go on with, where there is one: see `own_settings`.
+        data_digest: see `slides.source_digest`.
+        skipped: the bad files that were left out; their list is written to the folder, and how many is said.
+        more: further entries for config.json.
+    Raises:
+        UserError: if the images differ, and `settings.allow_change` does not hold "data".
+    """
+    if settings.resume is None:
+        folder = create_folder(name, settings.out)
+        write_config(folder, name, settings, device, data_digest=data_digest, **more)
+        if skipped:
+            rows = [(error.path, error.reason, error.remedy) for error in skipped]
+            path = write_csv(folder / "skipped.csv", ("file", "reason", "remedy"), rows)
+            print(f"left out {len(skipped)} bad files: see {path}", flush=True)
+        return folder
+    config = read_config(settings.resume)
+    if config["experiment"] != name:
+        raise UserError(f"--resume: {settings.resume} is a run of {config['experiment']}, not of {name}")
+    if config["data_digest"] != data_digest and "data" not in settings.allow_change:
+        raise UserError(
+            f"{settings.resume}: was begun on other images, labels or groups than {settings.data or 'those drawn'}; "
+            "give the same, or begin a new run"
+        )
+    return settings.resume
+
+
+def check_unfinished(settings: object) -> None:
+    """Raises UserError if the run that `settings.resume` names has come to its end: there is nothing to go on with."""
+    if settings.resume is not None and (settings.resume / "metrics.json").exists():
+        use = f"python -m experiments.predict {settings.resume} IMAGE..."
+        raise UserError(f"--resume: {settings.resume} is finished; use it with {use}, or begin a new run")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keeps a run's folder for this process; the lock goes when the process does, however it ends.
+
+    Raises:
+        UserError: if another process has it, which goes on unharmed.
+    """
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            _lock(file)
+        except OSError:
+            file.seek(0)
+            owner = file.read().strip() or "of unknown number"
+            raise UserError(f"{folder}: process {owner} is at work in it; wait for it, or stop it") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}")
+        file.flush()
+        yield
+
+
+def _lock(file: typing.TextIO) -> None:
+    """Raises OSError if another process has locked the file."""
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,47 @@
+"""Being told to stop: the first time it is noted, the second time it is obeyed at once."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from cnn.interrupts import Interrupts
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_noted_as_its_exit_status(number, status):
+    before = signal.getsignal(number)
+    with Interrupts() as interrupts:
+        assert interrupts.exit_status is None
+        os.kill(os.getpid(), number)
+        assert interrupts.exit_status == status
+    assert signal.getsignal(number) is before, "afterwards signals do what they did"
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    program = (
+        "import os, signal; from cnn.interrupts import Interrupts\n"
+        "with Interrupts():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('not here')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "still here\n")
+
+
+def test_in_a_thread_to_which_python_hands_no_signals_it_does_nothing():
+    seen = []
+
+    def work():
+        with Interrupts() as interrupts:
+            seen.append(interrupts.exit_status)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [None]

@@ -1,0 +1,116 @@
+"""Going on with a run: its own settings, its own images, and one process at a time."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from cnn.errors import ImageError, UserError
+from cnn.resuming import alone, begin_or_resume, check_unfinished, own_settings
+from cnn.runs import write_json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A few options of every kind."""
+
+    epochs: int = 40
+    data: Path | None = None
+    image_size: tuple[int, int] | None = None
+    rate: float = 0.1
+    out: Path | None = None
+    resume: Path | None = None
+    allow_change: tuple[str, ...] = ()
+    jobs: int = 1
+
+
+def begun(tmp_path: Path, **options) -> Path:
+    """The folder of a run that was begun with those options."""
+    return begin_or_resume("train", Settings(out=tmp_path / "run", **options), "cpu", data_digest="abc")
+
+
+def test_a_run_goes_on_with_its_own_settings_without_their_being_given_again(tmp_path):
+    folder = begun(tmp_path, epochs=7, data=Path("slides"), image_size=(24, 32), jobs=2)
+    got = own_settings(Settings(resume=folder))
+    assert got == Settings(epochs=7, data=Path("slides"), image_size=(24, 32), resume=folder)
+    assert isinstance(got.data, Path)
+    assert isinstance(got.image_size, tuple)
+    assert got.jobs == 1, "how many processes, and where, is of the moment"
+    assert own_settings(Settings(epochs=3)) == Settings(epochs=3)
+
+
+def test_what_differs_is_listed_and_refused_unless_it_is_allowed_by_name(tmp_path):
+    folder = begun(tmp_path, epochs=7, image_size=(24, 32))
+    with pytest.raises(UserError) as error:
+        own_settings(Settings(resume=folder, epochs=9, rate=0.5, image_size=(24, 32)))
+    assert str(error.value) == (
+        f"{folder}: was begun with other settings: --epochs was 7 and is 9; --rate was 0.1 and is 0.5; leave them out, "
+        "or name them in --allow-change"
+    )
+    allowed = own_settings(Settings(resume=folder, epochs=9, allow_change=("epochs",)))
+    assert (allowed.epochs, allowed.image_size) == (9, (24, 32))
+
+
+def test_other_images_are_refused_wherever_they_lie_and_the_same_are_taken_from_anywhere(tmp_path):
+    folder = begun(tmp_path, data=Path("old"))
+    moved = own_settings(Settings(resume=folder, data=Path("new")))
+    assert moved.data == Path("new")
+    assert begin_or_resume("train", moved, "cpu", data_digest="abc") == folder
+    with pytest.raises(UserError, match="was begun on other images, labels or groups than new; give the same"):
+        begin_or_resume("train", moved, "cpu", data_digest="other")
+    allowed = Settings(resume=folder, allow_change=("data",))
+    assert begin_or_resume("train", allowed, "cpu", data_digest="other") == folder
+
+
+def test_a_run_of_another_experiment_is_refused(tmp_path):
+    folder = begun(tmp_path)
+    with pytest.raises(UserError, match=r"^--resume: .* is a run of train, not of cross_validate$"):
+        begin_or_resume("cross_validate", Settings(resume=folder), "cpu", data_digest="abc")
+
+
+def test_a_folder_that_holds_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"holds no config\.json"):
+        own_settings(Settings(resume=tmp_path))
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path):
+    folder = begun(tmp_path)
+    check_unfinished(Settings(resume=folder))
+    write_json(folder / "metrics.json", {})
+    with pytest.raises(UserError, match=r"is finished; use it with python -m experiments.predict"):
+        check_unfinished(Settings(resume=folder))
+    check_unfinished(Settings())
+
+
+def test_two_processes_do_not_share_a_folder_and_the_first_is_unharmed(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from cnn.resuming import alone\n"
+        "with alone(Path(sys.argv[1])):\n"
+        "    print('in', flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout.readline() == "in\n"
+        with pytest.raises(UserError) as error, alone(tmp_path):
+            pass
+        assert str(error.value) == f"{tmp_path}: process {first.pid} is at work in it; wait for it, or stop it"
+        assert first.poll() is None
+        first.kill()  # its lock goes with it, though nobody has taken it away
+        first.wait()
+        with alone(tmp_path):
+            pass
+
+
+def test_what_was_left_out_is_listed_in_the_folder(tmp_path, capsys):
+    bad = [ImageError("a,b.png", "is empty", "copy it again")]
+    folder = begin_or_resume("train", Settings(out=tmp_path / "run"), "cpu", data_digest="abc", skipped=bad)
+    assert (folder / "skipped.csv").read_text() == 'file,reason,remedy\n"a,b.png",is empty,copy it again\n'
+    assert capsys.readouterr().out == f"left out 1 bad files: see {folder / 'skipped.csv'}\n"
+
+
+def test_a_new_run_is_written_down_with_what_it_was_begun_on(tmp_path):
+    config = json.loads((begun(tmp_path, epochs=7) / "config.json").read_text())
+    assert (config["experiment"], config["data_digest"], config["settings"]["epochs"]) == ("train", "abc", 7)
