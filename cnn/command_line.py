@@ -40,6 +40,8 @@ class Recipe(Common):
     """Regular expression whose first group, in an image's path, names what must not be split apart (slide, patient)."""
     skip_bad: bool = False
     """Leave out files that cannot be used as images, and list them in skipped.csv, instead of stopping."""
+    cache: Path | None = None
+    """Folder in which decoded images are kept, to read a large set faster the next time. Default: none are kept."""
     positive: str | None = None
     """The class to find. Default: malignant, else the last in alphabetical order."""
     image_size: tuple[int, int] | None = None

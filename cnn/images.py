@@ -17,21 +17,18 @@ import ctypes
 import io
 import logging
 import os
-import stat
 import sys
 import threading
 import warnings
-from pathlib import Path
 
 import numpy as np
 import tifffile
 from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from cnn.errors import ImageError, ShapeError, UserError
+from cnn.files import MOST_BYTES, read_file
 
-SUFFIXES = (".tif", ".tiff", ".jpg", ".jpeg", ".png")
 MOST_PIXELS = 100_000_000  # a picture of 10,000 x 10,000: what claims more is a whole slide, or a decompression bomb
-MOST_BYTES = 2**30  # a file is read into memory at once
 FULL_SCALES = (255, 1023, 4095, 16383, 65535)  # 8, 10, 12, 14 and 16 bits
 FILTERS = {name: Image.Resampling[name.upper()] for name in ("nearest", "box", "bilinear", "bicubic", "lanczos")}
 
@@ -74,33 +71,12 @@ class _Quiet:
 _quiet = _Quiet()
 
 
-def is_image_name(name: str) -> bool:
-    """True for a suffix of TIFF, JPEG or PNG; names with a dot first are litter, as ._a.tif that macOS writes.
-
-    >>> [is_image_name(name) for name in ("a.TIF", "b.jpeg", "._a.tif", "Thumbs.db", "desktop.ini", "notes.txt")]
-    [True, True, False, False, False, False]
-    """
-    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
-
-
 def read_image(path: str | os.PathLike) -> np.ndarray:
     """The picture in a TIFF, JPEG or PNG file as (height, width, 3) uint8, by the rules on top of this file.
 
-    Anything that cannot be used is an ImageError: it names the path, the reason and what to do. Links are followed; a
-    pipe or a device is refused without opening it, since that could wait forever.
+    Anything that cannot be used is an ImageError: it names the path, the reason and what to do.
     """
-    try:
-        status = os.stat(path)
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError(path, "is a folder, not a file", "rename it, or name a file")
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(path, "is a pipe, a socket or a device, not a file", "take it out of the folder")
-        if status.st_size > MOST_BYTES:
-            raise ImageError(path, f"has {status.st_size / 2**30:.1f} GiB, more than 1 GiB", "cut it into tiles")
-        return decode_image(Path(path).read_bytes(), path)
-    except (OSError, ValueError) as error:
-        reason = f"{'leads to a file that ' * os.path.islink(path)}cannot be opened ({error.args[-1]})"
-        raise ImageError(path, reason, "check its name and the permission to read it") from None
+    return decode_image(read_file(path), path)
 
 
 def decode_image(data: bytes, name: object) -> np.ndarray:

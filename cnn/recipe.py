@@ -34,6 +34,7 @@ def read_slides(recipe, console: Console) -> tuple[slides.Slides, list[ImageErro
             group_pattern=recipe.group_pattern,
             progress=advance,
             skipped=skipped,
+            cache=recipe.cache,
         )
     return data, skipped or []
 

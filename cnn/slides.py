@@ -12,12 +12,15 @@ import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from cnn.cache import check_folder, kept
 from cnn.errors import ImageError, UserError
-from cnn.images import check_size, is_image_name, read_image, resize
+from cnn.files import is_image_name, read_file
+from cnn.images import check_size, decode_image, resize
 
 UCSB_NAME = re.compile(r"(ytma\d+_\d{6})_(benign|malignant)\d+_ccd\.\w+$", re.IGNORECASE)
 LAYOUT = "give a folder with one sub-folder of TIFF, JPEG or PNG images a class"
@@ -66,6 +69,7 @@ def read_folder(
     progress: Progress = None,
     threads: int = 2,
     skipped: list[ImageError] | None = None,
+    cache: Path | None = None,
 ) -> Slides:
     """All images of a folder, brought to `size` = (height, width), sorted by name.
 
@@ -75,13 +79,14 @@ def read_folder(
     total)` is called in the calling thread. `fit` and `filter` are those of `images.resize`.
 
     Raises UserError for a folder, a name or a picture that cannot be used; all bad files are in one error. Where a list
-    `skipped` is given, bad files are left out instead, and their errors added to it.
+    `skipped` is given, bad files are left out instead, and their errors added to it. `cache`: see `cache.py`.
     """
     check_size(size, fit, filter)
     found = _classes_by_name(Path(folder))
     names, classes = sorted(found), sorted(set(found.values()))
     groups = _groups(names, group_pattern)
-    images, digests = _read_all([Path(folder, name) for name in names], size, fit, filter, progress, threads)
+    paths = [Path(folder, name) for name in names]
+    images, digests = _read_all(paths, size, fit, filter, progress, threads, cache)
     if skipped is None:
         _refuse_bad(digests)
     elif bad := [error for error in digests if isinstance(error, ImageError)]:
@@ -187,21 +192,30 @@ def _groups(names: list[str], pattern: str | None) -> list[str]:
     return groups
 
 
-def _read_all(paths, size, fit, filter, progress, threads) -> tuple[np.ndarray, list[bytes | ImageError]]:
+def _read_all(paths, size, fit, filter, progress, threads, cache=None) -> tuple[np.ndarray, list[bytes | ImageError]]:
     """Images (number, height, width, 3) and the SHA-256 of each before resizing, or its error; decoded in threads."""
     images = np.empty((len(paths), *size, 3), np.uint8)
+    if cache is not None:
+        check_folder(cache)
+
+    def decoded(data: bytes, path: Path) -> dict[str, np.ndarray]:
+        image = decode_image(data, path)
+        digest = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).digest()
+        return {"image": resize(image, size, fit=fit, filter=filter), "digest": np.frombuffer(digest, np.uint8)}
 
     def read(i: int) -> bytes | ImageError:
         try:
             str(paths[i]).encode()
-            image = read_image(paths[i])
+            data = read_file(paths[i])
+            make = partial(decoded, data, paths[i])
+            arrays = make() if cache is None else kept(cache, data, (size, fit, filter), make)
         except UnicodeEncodeError:
             name = str(paths[i]).encode(errors="backslashreplace").decode()
             return ImageError(name, "has a name that is not Unicode", "rename it")
         except ImageError as error:
             return error
-        images[i] = resize(image, size, fit=fit, filter=filter)
-        return hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).digest()
+        images[i] = arrays["image"]
+        return arrays["digest"].tobytes()
 
     pool = ThreadPoolExecutor(threads)
     try:

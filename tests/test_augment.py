@@ -1,4 +1,4 @@
-"""Augmentation: one after the other, over a batch, and settings that have a name. Next: test_images.py.
+"""Augmentation: one after the other, over a batch, and settings that have a name. Next: test_files.py.
 
 What every augmentation promises stands here once, and holds for each of them: the key first, the shape, type and range
 kept, the same result from the same key. So does the proof that "seed" is what Keras drew in 2017.

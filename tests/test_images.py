@@ -1,8 +1,7 @@
-"""Images: whatever a scanner wrote becomes an array, or an error that says what to do. Next: test_slides.py."""
+"""Images: whatever a scanner wrote becomes an array, or an error that says what to do. Next: test_cache.py."""
 
 import contextlib
 import io
-import os
 import re
 import struct
 import time
@@ -19,7 +18,7 @@ from PIL import Image
 
 from cnn import images
 from cnn.errors import ImageError
-from cnn.images import decode_image, encode_jpeg, is_image_name, read_image, write_png
+from cnn.images import decode_image, encode_jpeg
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 PICTURE = np.array([[RED, GREEN, BLUE], [(10, 20, 30), (40, 50, 60), (250, 240, 230)]], np.uint8)  # 2 rows, 3 columns
@@ -217,31 +216,6 @@ def test_whatever_a_decoder_raises_becomes_an_image_error(monkeypatch, error):
     monkeypatch.setattr(images, "_decode", lambda *_: (_ for _ in ()).throw(error))
     with pytest.raises(ImageError, match="free memory" if isinstance(error, MemoryError) else type(error).__name__):
         decode_image(b"", "x.png")
-
-
-def test_what_is_no_plain_file_is_refused_without_opening_it(tmp_path, monkeypatch):
-    (tmp_path / "folder.png").mkdir()
-    os.mkfifo(tmp_path / "pipe.png")  # to open it would be to wait for a writer
-    (tmp_path / "lost.png").symlink_to("nowhere.png")
-    (tmp_path / "large.png").write_bytes(b"12345678901")
-    monkeypatch.setattr(images, "MOST_BYTES", 10)
-    for name, reason in {
-        "folder.png": "is a folder, not a file; rename it",
-        "pipe.png": "is a pipe, a socket or a device, not a file; take it out",
-        "lost.png": "leads to a file that cannot be opened (No such file or directory); check its name",
-        "absent.png": "cannot be opened (No such file or directory); check its name",
-        "nul\0.png": "cannot be opened (embedded null byte); check its name",
-        "large.png": "has 0.0 GiB, more than 1 GiB; cut it into tiles",
-    }.items():
-        with pytest.raises(ImageError, match="^" + re.escape(f"{tmp_path / name}: {reason}")):
-            read_image(tmp_path / name)
-
-
-def test_names_in_any_script_and_links_are_read(tmp_path):
-    write_png(tmp_path / "Gewebe ñ 組織.PNG", PICTURE)
-    (tmp_path / "link.tif").symlink_to("Gewebe ñ 組織.PNG")  # the contents decide what it is
-    np.testing.assert_array_equal(read_image(str(tmp_path / "link.tif")), PICTURE)
-    assert [is_image_name(name) for name in ("組織.TIFF", "a.jpeg", ".a.png", "._a.tif", "a.gif")] == [1, 1, 0, 0, 0]
 
 
 def test_decoding_in_threads_is_silent_and_leaves_the_filters_of_warnings_alone(capfd):

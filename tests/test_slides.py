@@ -210,7 +210,7 @@ def test_progress_is_told_in_the_calling_thread_and_a_defect_is_not_swallowed(tm
     told = []
     read(tmp_path, progress=lambda done, total: told.append((done, total, threading.get_ident())), threads=3)
     assert told == [(i, 3, threading.get_ident()) for i in (1, 2, 3)]
-    monkeypatch.setattr(slides, "read_image", lambda path: 1 / 0)
+    monkeypatch.setattr(slides, "decode_image", lambda data, path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         read(tmp_path)
 

@@ -1,0 +1,40 @@
+"""Which files are read as images at all, and what is refused before a byte of it is decoded."""
+
+import os
+import stat
+from pathlib import Path
+
+from cnn.errors import ImageError
+
+SUFFIXES = (".tif", ".tiff", ".jpg", ".jpeg", ".png")
+MOST_BYTES = 2**30  # a file is read into memory at once
+
+
+def is_image_name(name: str) -> bool:
+    """True for a suffix of TIFF, JPEG or PNG; names with a dot first are litter, as ._a.tif that macOS writes.
+
+    >>> [is_image_name(name) for name in ("a.TIF", "b.jpeg", "._a.tif", "Thumbs.db", "desktop.ini", "notes.txt")]
+    [True, True, False, False, False, False]
+    """
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The bytes of a file. Links are followed.
+
+    Raises:
+        ImageError: for a folder, for what cannot be opened or is too large, and for a pipe or a device, which is not
+            even opened, since that could wait forever.
+    """
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise ImageError(path, "is a folder, not a file", "rename it, or name a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError(path, "is a pipe, a socket or a device, not a file", "take it out of the folder")
+        if status.st_size > MOST_BYTES:
+            raise ImageError(path, f"has {status.st_size / 2**30:.1f} GiB, more than 1 GiB", "cut it into tiles")
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = f"{'leads to a file that ' * os.path.islink(path)}cannot be opened ({error.args[-1]})"
+        raise ImageError(path, reason, "check its name and the permission to read it") from None
