@@ -81,7 +81,7 @@ def as_light(images: jax.Array) -> jax.Array:
 
 
 def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, augmentation: Augmentation) -> Callable:
-    """Compiles one training step: (state, key, images, labels, indices, weights) -> (state, Sums).
+    """Compiles one training step: (state, key, images, labels, indices, weights) -> (state, (loss, correct)).
 
     images (number, height, width, 3) uint8 and labels (number,) int32 are the whole training set, on the device;
     indices (batch,) int32 says which make up the batch; weights (batch,) is 1, or 0 for a place that only fills up the
@@ -119,17 +119,17 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, augm
 def epoch_batches(number: int, batch: int, per_epoch: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """Which images make up which batch of an epoch: indices (steps, batch) int32, and weights (steps, batch) 0 or 1.
 
-    The images are shuffled, and shuffled again as often as it takes to fill `per_epoch` places: each image is drawn
-    equally often, give or take one. The order depends on (seed, epoch) alone, so that a run can be taken up anywhere.
+    The images are shuffled, and shuffled again as often as it takes to fill all places: each image is drawn equally
+    often, give or take one. Only the first `per_epoch` count in the loss; those that fill up the last batch are seen by
+    a batch norm, and so they are images like the others. The order depends on (seed, epoch) alone, so that a run can be
+    taken up anywhere.
     """
     rng = np.random.Generator(np.random.PCG64([seed, epoch]))
-    rounds = -(-per_epoch // number)
-    order = np.concatenate([rng.permutation(number) for _ in range(rounds)])[:per_epoch]
     steps = -(-per_epoch // batch)
-    indices = np.zeros(steps * batch, np.int32)
-    indices[:per_epoch] = order
-    weights = np.arange(steps * batch) < per_epoch
-    return indices.reshape(steps, batch), weights.astype(np.float32).reshape(steps, batch)
+    places = steps * batch
+    order = np.concatenate([rng.permutation(number) for _ in range(-(-places // number))])[:places]
+    weights = np.arange(places) < per_epoch
+    return order.astype(np.int32).reshape(steps, batch), weights.astype(np.float32).reshape(steps, batch)
 
 
 def make_predictor(

@@ -133,7 +133,8 @@ def test_an_epoch_draws_every_image_equally_often_give_or_take_one(number, batch
     times = np.bincount(indices[weights == 1], minlength=number)
     assert times.sum() == per_epoch
     assert times.max() - times.min() <= 1
-    assert set(indices.ravel()) <= set(range(number)), "what fills up must be an image too"
+    shown = np.bincount(indices.ravel(), minlength=number)
+    assert shown.max() - shown.min() <= 1, "what fills up is drawn like the rest: a batch norm sees it"
 
 
 def test_the_order_depends_on_the_seed_and_the_epoch_alone():
