@@ -9,6 +9,7 @@ since what a step does depends on the seed and its number alone.
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -87,18 +88,28 @@ class Checkpoints:
             like: a pytree of arrays with the structure, shapes and dtypes of the one that was saved.
             warn: told of each checkpoint that is damaged.
         Raises:
-            UserError: if there are checkpoints, and none is sound.
+            UserError: if there are checkpoints, and none is sound, or the newest sound one is of another network.
         """
         steps = self.steps()
         for step in steps:
             try:
                 return self._read(step, like)
+            except UserError:
+                raise
             except Exception as error:  # a damaged file makes Orbax raise whatever its bytes lead it to
                 reason = " ".join(str(error).split())[:120] or type(error).__name__
-                warn(f"{self.folder / str(step)}: this checkpoint is damaged ({reason}); the one before it is used")
+                aside = self._put_aside(step)
+                warn(f"{self.folder / str(step)}: this checkpoint is damaged ({reason}), and is now {aside.name}")
         if steps:
             raise UserError(f"{self.folder}: none of the {len(steps)} checkpoints is sound; begin a new run")
         return None
+
+    def _put_aside(self, step: int) -> Path:
+        """Renames a checkpoint, so that the run can save that step again when it comes to it."""
+        aside = self.folder / f"damaged-{step}-{time.time_ns()}"
+        (self.folder / str(step)).rename(aside)
+        self.manager.reload()
+        return aside
 
     def _read(self, step: int, like: object) -> Checkpoint:
         content = ocp.args.Composite(arrays=ocp.args.StandardRestore(), record=ocp.args.JsonRestore())
@@ -109,13 +120,14 @@ class Checkpoints:
         record = json.loads(text)
         digests = record.pop("digests")
         found = {name: np.asarray(array) for name, array in restored.arrays.items()}
-        if not found.keys() == digests.keys() == wanted.keys():
-            raise ValueError(f"it holds other arrays: {', '.join(sorted(found.keys() ^ wanted.keys()))}")
-        for name, array in found.items():
-            if digest(array) != digests[name]:
-                raise ValueError(f"{name} is not what was written")
-            if (array.shape, array.dtype) != (wanted[name].shape, wanted[name].dtype):
-                raise ValueError(f"{name} is {array.dtype} {array.shape}")
+        wrong = [name for name in found.keys() | digests.keys() if digest(found[name]) != digests[name]]
+        if wrong:
+            raise ValueError(f"{min(wrong)} is not what was written")
+        kinds = [{name: f"{a.dtype} {a.shape}" for name, a in arrays.items()} for arrays in (found, wanted)]
+        if kinds[0] != kinds[1]:
+            name = min(name for name in kinds[0] | kinds[1] if kinds[0].get(name) != kinds[1].get(name))
+            difference = f"{name} is {kinds[0].get(name, 'absent')} instead of {kinds[1].get(name, 'absent')}"
+            raise UserError(f"{self.folder / str(step)}: is of another network: {difference}; begin a new run")
         leaves = [jnp.asarray(found[name]) for name in wanted]
         return Checkpoint(step, jax.tree.unflatten(jax.tree.structure(like), leaves), record)
 

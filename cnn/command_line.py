@@ -57,8 +57,8 @@ class Recipe(Common):
     ] = "tissue"
     """The network: the one for few slides and any size, that of 2017, that which was adapted then, or Spanhol's; and
     the first with one part changed, to see what the part brings: see cnn/models.py."""
-    dropout: float = 0.5
-    """Share of the last hidden features that is dropped in training, from 0 to less than 1."""
+    dropout: float | None = None
+    """Share of the last hidden features that is dropped in training, from 0 to less than 1. Default: the network's."""
     augmentation: Literal["auto", "none", "seed", "default", "crop"] = "auto"
     """What is done to each image before each step; see cnn/augment.py. "auto": crop for tissue, default for others."""
     batch: int = 16
@@ -71,21 +71,17 @@ class Recipe(Common):
     """What a kernel loses of itself each step, times the learning rate (AdamW); 0 is plain Adam."""
     resume: Path | None = None
     """Folder of an interrupted run, to go on where it stopped, with its own options and on the same images."""
-    allow_change: tuple[str, ...] = ()
-    """With --resume: names of options that may be others than the run was begun with, such as epochs; "data" allows
-    other images."""
 
     def __post_init__(self):
         at_least(1, batch=self.batch)
         at_least(1, image_size=min(self.size))
         at_least(0, seed=self.seed, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
         at_least(20, drawn=self.drawn)
-        at_most(0.99, dropout=self.dropout)
-        at_least(0, dropout=self.dropout)
-        names = {field.name for field in dataclasses.fields(self)}
-        unknown = [name for name in self.allow_change if name.replace("-", "_") not in names]
-        if unknown:
-            raise UserError(f"--allow-change: there is no option {', '.join(unknown)}; --help lists them")
+        if self.dropout is not None:
+            at_most(0.99, dropout=self.dropout)
+            at_least(0, dropout=self.dropout)
+        if self.augmentation == "crop" and not self.takes_any_size:
+            raise UserError(f"--augmentation: crop cuts squares, and --model {self.model} takes whole images only")
 
     @property
     def takes_any_size(self) -> bool:
@@ -165,6 +161,7 @@ def choose_device(device: str, *, debug_nans: bool = False) -> str:
     jax.config.update("jax_debug_nans", debug_nans)
     jax.config.update("jax_debug_infs", debug_nans)
     if device == "cpu":
+        os.environ["JAX_PLATFORMS"] = "cpu"  # for processes that this one may start
         jax.config.update("jax_platforms", "cpu")
     try:
         found = jax.devices("gpu" if device == "gpu" else None)[0]

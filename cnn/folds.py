@@ -61,6 +61,8 @@ def one_group_out(labels: np.ndarray, groups: tuple[str, ...]) -> list[Fold]:
 
 
 def _check(number: int, sizes: np.ndarray, what: str) -> None:
+    if sizes.min() < 2:
+        raise UserError(f"folds: there is only {sizes.min()} of the {what}, and without it none would be left")
     if number < 2 or sizes.min() < number:
         raise UserError(f"--folds: got {number}, wants from 2 to {sizes.min()}, the number of {what}")
 

@@ -21,6 +21,7 @@ class Interrupts:
         if self.exit_status is not None:
             os._exit(128 + number)
         self.exit_status = 128 + number
+        os.write(2, b"finishing this step, then saving; once more to stop at once\n")  # print is not safe in here
 
     def __enter__(self) -> "Interrupts":
         self._before = {}

@@ -7,9 +7,13 @@ whole or not at all, since it is written under another name first.
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+
+from cnn.errors import UserError
 
 _shared: tuple = ()  # in a worker process: what all pieces have in common, sent once
 
@@ -18,6 +22,7 @@ def _start_worker(cores: multiprocessing.Queue, shared: tuple) -> None:
     """Gives the process processors of its own: processes that compete for all of them slow each other down."""
     global _shared
     _shared = shared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; one of them answers
     mine = cores.get()
     if mine and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, mine)
@@ -79,5 +84,12 @@ def _in_processes(waiting: dict, work: Callable, keep: Callable, jobs: int, shar
         futures = {pool.submit(_do, work, piece): name for name, piece in waiting.items()}
         for future in as_completed(futures):
             keep(futures[future], future.result())
+    except BrokenProcessPool:
+        raise UserError(
+            "--jobs: a process ended before its work was done, perhaps for want of memory; what is done is kept; go on "
+            "with --resume and fewer --jobs"
+        ) from None
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():  # else they would do all that is waiting, for nobody
+            child.terminate()
+        pool.shutdown(cancel_futures=True)

@@ -167,6 +167,8 @@ def tissue(
         sees: "relative haematoxylin", "haematoxylin", "relative stains" (three of them), or "colours".
         pool: "attention" or "mean".
     """
+    if pool not in ("attention", "mean"):
+        raise UserError(f'tissue: got pool "{pool}", wants "attention" or "mean"')
     inputs = {
         "relative haematoxylin": [SeparateStains(1, relative=True)],
         "haematoxylin": [SeparateStains(1)],

@@ -41,7 +41,8 @@ def read_slides(recipe, console: Console) -> tuple[slides.Slides, list[ImageErro
 
 def network(recipe, classes: int, key: jax.Array) -> Network:
     """The network, with fresh weights."""
-    return models.MODELS[recipe.model]((*recipe.size, 3), classes, dropout=recipe.dropout, key=key)
+    options = {} if recipe.dropout is None else {"dropout": recipe.dropout}
+    return models.MODELS[recipe.model]((*recipe.size, 3), classes, key=key, **options)
 
 
 def optimizer(recipe, steps: int) -> optax.GradientTransformation:

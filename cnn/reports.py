@@ -175,5 +175,5 @@ def judgement_table(splits: dict[str, dict]) -> Table:
 
 def print_files(console: Console, folder: Path) -> None:
     """The path of each file in a run's folder, one a line."""
-    for path in sorted(folder.iterdir()):
+    for path in sorted(folder.glob("[!.]*")):
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)

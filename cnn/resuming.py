@@ -11,18 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from cnn.errors import ImageError, UserError
-from cnn.runs import as_json, create_folder, read_config, write_config, write_csv
+from cnn.runs import as_json, create_folder, read_config, write_config, write_csv, write_json
 
 S = TypeVar("S")
-OF_THE_MOMENT = (
-    "resume",
-    "allow_change",
-    "out",
-    "device",
-    "jobs",
-    "save_every",
-    "debug_nans",
-)  # may always be others than before
+# What may always be other than before: how and where a run is carried on, not what it is.
+OF_THE_MOMENT = ("resume", "allow_change", "out", "device", "jobs", "cache", "save_every", "debug_nans")
+# What a training may change on its way, if it is said. Nothing else: neither what a step sees nor what the network is.
+CHANGEABLE = ("data", "epochs", "patience", "learning_rate", "schedule", "weight_decay", "augmentation")
 
 
 def _option(name: str) -> str:
@@ -32,23 +27,31 @@ def _option(name: str) -> str:
 def own_settings(settings: S) -> S:
     """The settings of the run that `settings.resume` names, so that nothing has to be given again.
 
-    What is given all the same, and is not what the run was begun with, is refused unless `settings.allow_change` names
-    it; then it is taken. A setting that has its default counts as not given.
+    What is given all the same, and is not what the run was begun with, is refused, unless `settings.allow_change` names
+    it: then it is taken, and is the run's own from now on. A setting that has its default counts as not given, unless
+    it is named there.
 
     Raises:
-        UserError: listing each setting that differs.
+        UserError: listing each setting that differs, or naming what cannot change at all.
     """
+    allowed = {name.replace("-", "_") for name in getattr(settings, "allow_change", ())}
     if settings.resume is None:
+        if allowed:
+            raise UserError("--allow-change: is for a run that goes on; give --resume too, or leave it out")
         return settings
+    if settings.out is not None:
+        raise UserError("--out: a run that goes on writes to its own folder; leave --out or --resume out")
+    if fixed := sorted(allowed - set(CHANGEABLE)):
+        changeable = ", ".join(CHANGEABLE).replace("_", "-")
+        raise UserError(f"--allow-change: {fixed[0]} cannot change; only {changeable} can; begin a new run instead")
     then = read_config(settings.resume)["settings"]
     hints = typing.get_type_hints(type(settings))
-    allowed = {name.replace("-", "_") for name in settings.allow_change}
     changes, differences = {}, []
     for field in dataclasses.fields(settings):
         name, now = field.name, getattr(settings, field.name)
         if name in OF_THE_MOMENT or name not in then:
             continue
-        was, given = then[name], now != field.default
+        was, given = then[name], now != field.default or name in allowed - {"data"}
         if given and json.loads(as_json(now)) != was:
             if name not in allowed and name != "data":  # a folder may have moved: its images are compared
                 differences.append(f"{_option(name)} was {was} and is {now}")
@@ -56,8 +59,8 @@ def own_settings(settings: S) -> S:
             changes[name] = _as_typed(was, hints[name])
     if differences:
         raise UserError(
-            f"{settings.resume}: was begun with other settings: {'; '.join(differences)}; leave them out, or name them "
-            "in --allow-change"
+            f"{settings.resume}: was begun with other settings: {'; '.join(differences)}; leave them out, or begin "
+            "a new run; what a training may change on its way, --allow-change says"
         )
     return dataclasses.replace(settings, **changes)
 
@@ -94,19 +97,27 @@ def begin_or_resume(
     config = read_config(settings.resume)
     if config["experiment"] != name:
         raise UserError(f"--resume: {settings.resume} is a run of {config['experiment']}, not of {name}")
-    if config["data_digest"] != data_digest and "data" not in settings.allow_change:
+    if config["data_digest"] != data_digest and "data" not in getattr(settings, "allow_change", ()):
         raise UserError(
             f"{settings.resume}: was begun on other images, labels or groups than {settings.data or 'those drawn'}; "
             "give the same, or begin a new run"
         )
+    changed = json.loads(as_json(dataclasses.replace(settings, resume=None))) | {
+        name: config["settings"][name] for name in OF_THE_MOMENT if name in config["settings"]
+    }
+    if changed != config["settings"] or data_digest != config["data_digest"]:  # what was allowed is the run's own now
+        write_json(settings.resume / "config.json", config | {"settings": changed, "data_digest": data_digest})
     return settings.resume
 
 
 def check_unfinished(settings: object) -> None:
-    """Raises UserError if the run that `settings.resume` names has come to its end: there is nothing to go on with."""
-    if settings.resume is not None and (settings.resume / "metrics.json").exists():
-        use = f"python -m experiments.predict {settings.resume} IMAGE..."
-        raise UserError(f"--resume: {settings.resume} is finished; use it with {use}, or begin a new run")
+    """Raises UserError if the run that `settings.resume` names has come to its end, unless it may get more epochs."""
+    finished = settings.resume is not None and (settings.resume / "metrics.json").exists()
+    if finished and "epochs" not in settings.allow_change:
+        use = f"use it with python -m experiments.predict {settings.resume} IMAGE..."
+        raise UserError(
+            f"--resume: {settings.resume} is finished; {use}, or give it --epochs and --allow-change epochs"
+        )
 
 
 @contextmanager

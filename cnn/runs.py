@@ -96,9 +96,9 @@ def read_config(folder: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError:
-        raise UserError(f"{folder}: holds no config.json; give the folder that a finished run wrote") from None
+        raise UserError(f"{folder}: holds no config.json; give the folder of a run") from None
     except ValueError:
-        raise UserError(f"{path}: is damaged; give the folder that a finished run wrote") from None
+        raise UserError(f"{path}: is damaged; give the folder of another run") from None
 
 
 def write_csv(path: Path, columns: tuple[str, ...], rows: list[tuple]) -> Path:

@@ -178,6 +178,7 @@ def train(
     augmentation: Augmentation,
     seed: int,
     members: np.ndarray | None = None,
+    use_batch: int | None = None,
     step: Callable | None = None,
     on_step: Callable[[int, int, Sums], None] = lambda step, steps, sums: None,
     start: Point | None = None,
@@ -197,6 +198,7 @@ def train(
         seed: decides the shuffling, the augmentation and the dropout; initial weights are the network's own.
         members: indices of the images to learn from, all of `training` unless given. Several networks that learn from
             different members of one set can share one compilation.
+        use_batch: validation images at a time, `batch` unless given.
         step: compiled by `make_step` before, for a network of the same layers; compiled here unless given.
         on_step: called after each step with its number from 1, the number of steps of the run, and its sums.
         start: where to go on; at the beginning unless given.
@@ -208,7 +210,7 @@ def train(
     members = np.arange(len(images), dtype=np.int32) if members is None else np.asarray(members, np.int32)
     per_epoch = per_epoch or len(members)
     graph = nnx.graphdef(network)
-    step, predict = step or make_step(graph, optimizer, augmentation), make_predictor(graph, batch)
+    step, predict = step or make_step(graph, optimizer, augmentation), make_predictor(graph, use_batch or batch)
     start = start or Point(0, initial_state(network, optimizer), [])
     done, state, sums = start.step, start.state, list(start.sums)
     steps_key = keys_of(seed).steps

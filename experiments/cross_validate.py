@@ -49,6 +49,11 @@ class Settings(command_line.Recipe):
         command_line.at_least(2, folds=self.folds)
         if self.tissue_only and not self.takes_any_size:
             raise UserError(f"--tissue-only: the network {self.model} takes whole images only; use --model tissue")
+        if self.tissue_only and min(self.size) < SIDE:
+            size = " ".join(map(str, self.size))
+            raise UserError(
+                f"--tissue-only: squares of {SIDE} pixels do not fit --image-size {size}; give a larger one"
+            )
 
 
 if __name__ == "__main__":
@@ -87,7 +92,7 @@ NETWORK, SHUFFLED, WHITE, GROUP, MAJORITY = (
 HISTOGRAMS = {f"histogram, C = {strength:g}": strength for strength in (0.05, 0.5)}
 
 # %% [markdown]
-# Which folds. Where there are many groups, one at a time would take a network for each; then they are left out by tens.
+# Which folds. One group at a time takes a network for each; of many groups a tenth at a time is left out.
 
 
 # %%
@@ -97,7 +102,8 @@ def protocols(labels: np.ndarray, groups: tuple[str, ...], settings: Settings) -
     if number <= 20:
         by_group = {"one group out": [folds.one_group_out(labels, groups)]}
     else:
-        by_group = {"groups, 10-fold": [folds.group_folds(labels, groups, 10, settings.seed)]}
+        parts = min(10, *(len({groups[i] for i in np.flatnonzero(labels == label)}) for label in (0, 1)))
+        by_group = {f"groups, {parts}-fold": [folds.group_folds(labels, groups, parts, settings.seed)]}
     seeds = range(settings.seed, settings.seed + settings.seeds)
     return by_group | {
         f"{settings.folds}-fold x {settings.seeds}": [folds.stratified_folds(labels, settings.folds, s) for s in seeds]

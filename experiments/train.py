@@ -25,6 +25,8 @@ class Settings(command_line.Recipe):
     per_epoch: int = 320
     """Images drawn an epoch, each augmented anew; at least every training image once."""
 
+    allow_change: tuple[str, ...] = ()
+    """With --resume: names of options that are to be others from now on, such as epochs; "data" allows other images."""
     save_every: float = 30.0
     """Seconds from one checkpoint to the next: what a run that is killed has to do again."""
     debug_nans: bool = False
@@ -64,6 +66,14 @@ def main(settings: Settings) -> dict:
         counts = ", ".join(f"{(data.labels[chosen] == i).sum()} {label}" for i, label in enumerate(data.classes))
         groups = len({data.groups[i] for i in chosen})
         console.print(f"{name:<10} {len(chosen):>5} images of {groups} groups: {counts}", highlight=False)
+
+    if settings.data and len(set(data.groups)) == len(data):
+        console.print(
+            "note: every image is taken for a group of its own. If several are of one slide or patient, some are on "
+            "both sides of the split, and the figures are too good: tell slides or patients by --group-pattern",
+            style="yellow",
+            soft_wrap=True,
+        )
 
     # 2. The network.
     network = recipe.network(settings, len(data.classes), training.keys_of(settings.seed).weights)
@@ -110,6 +120,7 @@ def train_and_judge(settings: Settings, console: Console, folder: Path, data, pa
             epochs=settings.epochs,
             patience=settings.patience,
             batch=settings.batch,
+            use_batch=settings.use_batch,
             per_epoch=per_epoch,
             optimizer=recipe.optimizer(settings, steps),
             augmentation=augmentation,

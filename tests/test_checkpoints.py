@@ -91,7 +91,10 @@ def test_whatever_is_damaged_is_noticed_or_harmless(tmp_path, damage):
             noticed += 1
             assert str(copy / "2") in warnings[0]
             assert "this checkpoint is damaged" in warnings[0]
-            assert "the one before it is used" in warnings[0]
+            checkpoints = Checkpoints(copy)
+            checkpoints.save(Checkpoint(2, state(2), {}))  # the run comes to that step again
+            assert checkpoints.restore(LIKE, refuse).step == 2
+            checkpoints.close()
     assert noticed > 3, "the damage hit nothing that matters"
 
 
@@ -111,13 +114,24 @@ def test_a_number_that_changed_without_a_word_is_told_by_its_digest(tmp_path, mo
 
 
 def test_a_network_of_another_shape_is_refused_with_the_difference(tmp_path):
-    checkpoints, warnings = write(tmp_path / "c", 1), []
-    with pytest.raises(UserError, match="none of the 1 checkpoints is sound"):
-        checkpoints.restore({**LIKE, "kernel": jnp.zeros((5, 2))}, warnings.append)
-    assert "['kernel'] is float32 (3, 2)" in warnings[0]
-    with pytest.raises(UserError):
-        checkpoints.restore({"kernel": LIKE["kernel"], "other": LIKE["count"]}, warnings.append)
-    assert "it holds other arrays: ['count'], ['other']" in warnings[1]
+    checkpoints = write(tmp_path / "c", 1)
+    for like, difference in (
+        ({**LIKE, "kernel": jnp.zeros((5, 2))}, "['kernel'] is float32 (3, 2) instead of float32 (5, 2)"),
+        ({"kernel": LIKE["kernel"], "other": LIKE["count"]}, "['count'] is int32 () instead of absent"),
+    ):
+        with pytest.raises(UserError) as error:
+            checkpoints.restore(like, refuse)
+        assert str(error.value) == f"{tmp_path / 'c' / '1'}: is of another network: {difference}; begin a new run"
+    assert checkpoints.restore(LIKE, refuse).step == 1, "it is sound, and stays where it is"
+
+
+def test_if_no_checkpoint_is_sound_that_is_said(tmp_path, monkeypatch):
+    checkpoints, warnings = write(tmp_path / "c", 1, 2), []
+    monkeypatch.setattr("cnn.checkpoints.digest", lambda array: "another")
+    with pytest.raises(UserError, match=r"none of the 2 checkpoints is sound; begin a new run$"):
+        checkpoints.restore(LIKE, warnings.append)
+    assert [str(tmp_path / "c" / step) in text for step, text in zip("21", warnings)] == [True, True]
+    assert len(list((tmp_path / "c").glob("damaged-*"))) == 2, "nothing is deleted"
 
 
 def test_a_full_disk_is_told_in_one_sentence_and_the_checkpoint_before_it_is_intact(tmp_path, monkeypatch):

@@ -12,12 +12,13 @@ from cnn.interrupts import Interrupts
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_is_noted_as_its_exit_status(number, status):
+def test_a_signal_is_noted_as_its_exit_status(number, status, capfd):
     before = signal.getsignal(number)
     with Interrupts() as interrupts:
         assert interrupts.exit_status is None
         os.kill(os.getpid(), number)
         assert interrupts.exit_status == status
+    assert capfd.readouterr().err == "finishing this step, then saving; once more to stop at once\n"
     assert signal.getsignal(number) is before, "afterwards signals do what they did"
 
 

@@ -2,10 +2,18 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
 from cnn import jobs
+from cnn.errors import UserError
+
+ROOT = Path(__file__).parents[1]
 
 
 def add(base: int, number: int, more: int) -> dict:
@@ -51,3 +59,52 @@ def test_what_was_done_before_an_interruption_is_not_done_again(tmp_path):
     (tmp_path / "r" / "piece2.json.part").write_text('{"su')  # what a power cut leaves
     results = jobs.run(PIECES, add, tmp_path / "r", jobs=1, shared=(100,))
     assert [results[name]["sum"] for name in PIECES] == [110, "kept", 112, 113]
+
+
+def slow(base: int, number: int, more: int) -> int:
+    """A second of work that leaves a trace when it begins."""
+    Path(os.environ["CNN_TRACES"], str(number)).touch()
+    time.sleep(1.0)
+    return number
+
+
+def test_ctrl_c_at_a_terminal_ends_all_processes_at_once_and_keeps_what_is_done(tmp_path):
+    program = (
+        "from pathlib import Path; from cnn import jobs; from tests.test_jobs import slow\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        "        pieces = {str(i): (i, 0) for i in range(30)}\n"
+        f"        jobs.run(pieces, slow, Path({str(tmp_path / 'r')!r}), jobs=2, shared=(0,))\n"
+        "    except KeyboardInterrupt:\n"
+        "        print('interrupted')\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    traces = tmp_path / "traces"
+    traces.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "program.py"],
+        cwd=ROOT,
+        env=os.environ | {"CNN_TRACES": str(traces), "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    while not list((tmp_path / "r").glob("*.json")):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    said, at = process.communicate()[0], len(list(traces.iterdir()))
+    assert said == "interrupted\n"
+    kept = len(list((tmp_path / "r").glob("*.json")))
+    assert at <= kept + 4, "after Ctrl-C no more work was begun"
+    time.sleep(1.5)
+    assert len(list(traces.iterdir())) == at, "nobody goes on working"
+
+
+def die(base: int, number: int, more: int) -> int:
+    """What the kernel does to a process for which there is no memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_dies_is_told_in_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"^--jobs: a process ended before its work was done, perhaps for want"):
+        jobs.run(PIECES, die, tmp_path / "r", jobs=2, shared=(100,))

@@ -42,16 +42,35 @@ def test_a_run_goes_on_with_its_own_settings_without_their_being_given_again(tmp
     assert own_settings(Settings(epochs=3)) == Settings(epochs=3)
 
 
-def test_what_differs_is_listed_and_refused_unless_it_is_allowed_by_name(tmp_path):
+def test_what_differs_is_listed_and_refused(tmp_path):
     folder = begun(tmp_path, epochs=7, image_size=(24, 32))
     with pytest.raises(UserError) as error:
         own_settings(Settings(resume=folder, epochs=9, rate=0.5, image_size=(24, 32)))
     assert str(error.value) == (
         f"{folder}: was begun with other settings: --epochs was 7 and is 9; --rate was 0.1 and is 0.5; leave them out, "
-        "or name them in --allow-change"
+        "or begin a new run; what a training may change on its way, --allow-change says"
     )
+
+
+def test_what_is_allowed_by_name_is_the_runs_own_from_then_on(tmp_path):
+    folder = begun(tmp_path, epochs=7, image_size=(24, 32))
     allowed = own_settings(Settings(resume=folder, epochs=9, allow_change=("epochs",)))
     assert (allowed.epochs, allowed.image_size) == (9, (24, 32))
+    begin_or_resume("train", allowed, "cpu", data_digest="abc")
+    assert own_settings(Settings(resume=folder)).epochs == 9
+    default = own_settings(Settings(resume=folder, allow_change=("epochs",)))
+    assert default.epochs == 40, "named, a setting is taken though it has its default"
+    assert json.loads((folder / "config.json").read_text())["settings"]["resume"] is None
+
+
+def test_what_a_step_sees_and_what_the_network_is_cannot_change(tmp_path):
+    folder = begun(tmp_path)
+    with pytest.raises(UserError, match=r"^--allow-change: image_size cannot change; only data, epochs, pati"):
+        own_settings(Settings(resume=folder, image_size=(5, 5), allow_change=("image-size",)))
+    with pytest.raises(UserError, match=r"^--allow-change: is for a run that goes on"):
+        own_settings(Settings(allow_change=("epochs",)))
+    with pytest.raises(UserError, match=r"^--out: a run that goes on writes to its own folder"):
+        own_settings(Settings(resume=folder, out=tmp_path / "other"))
 
 
 def test_other_images_are_refused_wherever_they_lie_and_the_same_are_taken_from_anywhere(tmp_path):
@@ -83,6 +102,7 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path):
     with pytest.raises(UserError, match=r"is finished; use it with python -m experiments.predict"):
         check_unfinished(Settings(resume=folder))
     check_unfinished(Settings())
+    check_unfinished(Settings(resume=folder, epochs=80, allow_change=("epochs",)))
 
 
 def test_two_processes_do_not_share_a_folder_and_the_first_is_unharmed(tmp_path):

@@ -53,7 +53,7 @@ def test_what_has_no_json_form_is_a_defect_and_said_so(tmp_path):
 
 
 def test_a_folder_without_a_config_is_no_run(tmp_path):
-    with pytest.raises(UserError, match=r"holds no config.json; give the folder that a finished run wrote"):
+    with pytest.raises(UserError, match=r"holds no config.json; give the folder of a run"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="is damaged"):
