@@ -6,9 +6,10 @@ each place the same say. Here every place gets a score, and a softmax over the p
     weight[k] = softmax over k of  score . (tanh(features[k] @ content) * sigmoid(features[k] @ gate))
     pooled    = sum over k of  weight[k] * features[k]
 
-The weights are 0 or more and sum to 1, whatever the number of places, so that a network trained on squares can be used
-on whole slides; and they can be drawn: a picture of where the network looked. (Ilse, Tomczak and Welling,
-"Attention-based deep multiple instance learning", ICML 2018, equations 7 and 9.)
+content, gate and score are three arrays that are learned; softmax(s)[k] = exp(s[k]) / sum over j of exp(s[j]). So the
+weights are 0 or more and sum to 1, whatever the number of places: a network trained on squares can be used on whole
+slides; and they can be drawn: a picture of where the network looked. (Ilse, Tomczak and Welling, "Attention-based deep
+multiple instance learning", ICML 2018, equations 7 and 9.)
 """
 
 import jax
@@ -39,7 +40,8 @@ def attention_weights(features: jax.Array, content: jax.Array, gate: jax.Array, 
 def attention_pool(features: jax.Array, weights: jax.Array) -> jax.Array:
     """The weighted mean over all places.
 
-    Its gradient by the features is upstream * weight, place by place: who counts much, learns much.
+    Its gradient by the features, as long as the weights stay, is upstream * weight, place by place: who counts much,
+    learns much. In a network the weights depend on the features too, and pass on a gradient of their own.
 
     Args:
         features: (batch, height, width, channels).

@@ -1,4 +1,4 @@
-"""Checkpoints: where a run stands, on disk, so that nothing that stops it loses more than a few seconds.
+"""Checkpoints: where a run stands, on disk, so that whatever stops it, little has to be done again.
 
 Orbax writes them: whole or not at all, and never over the one before. What it does not notice is a bit that flips on
 the disk; so the SHA-256 of each array, and of the record, is written too, and compared when the checkpoint is read. A

@@ -24,7 +24,7 @@ def make_optimizer(
         learning_rate: the largest.
         schedule: "constant"; "cosine" falls to 0 along half a cosine; "one-cycle" rises for 30 % of the steps first.
         weight_decay: how much of itself a kernel loses a step, times the learning rate (AdamW: Loshchilov and Hutter,
-            ICLR 2019); 0 is plain Adam. Biases do not decay: they do not make a network more sensitive to its input.
+            ICLR 2019); 0 is plain Adam. What has one axis (biases, a norm's scale and shift) does not decay.
         as_keras: where the small number goes that keeps Adam from dividing by zero. The paper's algorithm adds 1e-8
             after the correction of the start's bias; Keras adds 1e-7 before it (the paper's section 2, last paragraph),
             which counts for 1e-7 / sqrt(1 - 0.999^step): 3e-6 in the first step. Half of the gradients of the network
@@ -39,7 +39,7 @@ def make_optimizer(
     }
     if schedule not in schedules:
         raise UserError(f'schedule: got "{schedule}", wants one of {", ".join(schedules)}')
-    decayed = partial(jax.tree.map, lambda leaf: leaf.ndim > 1)  # kernels have 2 or 4 axes, biases 1
+    decayed = partial(jax.tree.map, lambda leaf: leaf.ndim > 1)  # kernels; biases, scales and shifts have one axis
     options = {"learning_rate": schedules[schedule](), "weight_decay": weight_decay, "mask": decayed}
     if not as_keras:
         return optax.adamw(**options)

@@ -35,14 +35,15 @@ def separate_stains(image: jax.Array) -> jax.Array:
 
 
 def relative_stains(image: jax.Array) -> jax.Array:
-    """Amounts of the stains, (..., height, width, 3), each divided by its root mean square over the image's tissue.
+    """Amounts of the stains, (..., height, width, 3), each divided by its root mean square in the image's tissue.
 
     A slide that lay in the bath for twice as long holds twice as much of a stain everywhere; here it looks the same.
     What tells tissues apart is where in a slide there is more of a stain, and where less.
 
-        amounts / sqrt(mean over tissue of amounts^2 + 0.05^2)      tissue: pixels that are not white in all of R, G, B
+        amounts / sqrt(sum over tissue of amounts^2 / (pixels of tissue + 1) + 0.05^2)
 
-    Glass does not count, else a slide with little tissue would look like a pale one. Errors: as `separate_stains`.
+    Tissue is where red, green or blue is at most 200 of 255. Glass does not count, else a slide with little tissue
+    would look like a pale one. A square that is cut out of a slide is measured by itself. Errors: `separate_stains`.
     """
     amounts = separate_stains(image)
     tissue = (image.min(-1, keepdims=True) <= WHITE / 255).astype(image.dtype)

@@ -1,6 +1,6 @@
 """How far a figure could have come out otherwise: bootstrap and permutation.
 
-The bootstrap draws, from the images that were judged, as many again with replacement, a thousand times, and looks how
+The bootstrap draws, from the images that were judged, as many again with replacement, ten thousand times, and looks how
 much the figure moves (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 6 and 13). Images of one
 group are alike, so drawing images is too optimistic: drawing whole groups says more honestly how the figure would move
 with other slides. A resample is written as weights: how often it holds each image. So one matrix product computes a

@@ -61,6 +61,7 @@ if __name__ == "__main__":
 
 # %%
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -161,6 +162,19 @@ def ask_baselines(
 
 
 # %%
+def draw_areas(path: Path, protocols: dict, images: int) -> Path:
+    """The area under the curve of every method under every protocol; intervals over groups, whose images are alike."""
+    panels = {
+        name: {
+            method: {key.removesuffix("_groups"): judged["auc"][key] for key in ("value", "low_groups", "high_groups")}
+            for method, judged in found["methods"].items()
+        }
+        for name, found in protocols.items()
+    }
+    title = f"{images} images, each judged by what has not seen it"
+    return figures.intervals(path, panels, "area under the ROC curve, 95 % interval over groups", title, scale=1)
+
+
 def trainings(repeats: list[list[Fold]], many: int) -> Iterator[tuple[int, int, Fold]]:
     """Number of the repeat, of the fold, and the fold, for every network; cuts are used again if they are fewer."""
     for i in range(many):
@@ -239,16 +253,7 @@ def main(settings: Settings) -> dict:
         bins = evaluation.reliability(np.tile(positive, len(repeats)), scores[NETWORK].ravel())
         title = f"{name}: can its probabilities be trusted?"
         figures.reliability(folder / f"{name.replace(' ', '_')}_reliability.png", bins, title)
-    figures.intervals(
-        folder / "auc.png",
-        {
-            name: {method: judged["auc"] for method, judged in found["methods"].items()}
-            for name, found in metrics["protocols"].items()
-        },
-        "area under the ROC curve, 95 % interval over images",
-        f"{len(data)} images, each judged by what has not seen it",
-        scale=1,
-    )
+    draw_areas(folder / "auc.png", metrics["protocols"], len(data))
     runs.write_json(folder / "metrics.json", metrics)
     columns = ("protocol", "method", "repeat", "name", "group", "label", "probability")
     runs.write_csv(folder / "predictions.csv", columns, rows)
