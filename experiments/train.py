@@ -4,8 +4,8 @@
     python -m experiments.train --data FOLDER       your own images, a sub-folder for each class
 
 The images are split first, whole groups together (a slide, a patient), and only then augmented: no test image has a
-relative among the training images. The network is trained on one part, the epoch to keep is chosen by the second, and
-the third is looked at once, at the end.
+relative among the training images. The network is trained on one part, the second shows how it goes on (and chooses the
+epoch to keep, with --patience), and the third is looked at once, at the end.
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,11 @@ class Settings(command_line.Recipe):
     """Train a network on a folder of images, or on drawn tissue, and judge it on images of groups it has never seen."""
 
     epochs: int = 40
-    """Epochs at most."""
-    patience: int = 10
-    """Epochs without a lower validation loss after which training stops."""
+    """Epochs; at most, if there is --patience."""
+    patience: int | None = None
+    """Stop early, after so many epochs without a lower validation loss, and keep the weights of the lowest.
+    Default: all epochs, and the last one's weights, as in cross_validate: one-cycle ends in small steps, and few
+    validation images choose an epoch by luck."""
     per_epoch: int = 320
     """Images drawn an epoch, each augmented anew; at least every training image once."""
 
@@ -34,7 +36,9 @@ class Settings(command_line.Recipe):
 
     def __post_init__(self):
         super().__post_init__()
-        command_line.at_least(1, epochs=self.epochs, patience=self.patience, per_epoch=self.per_epoch)
+        command_line.at_least(
+            1, epochs=self.epochs, patience=1 if self.patience is None else self.patience, per_epoch=self.per_epoch
+        )
         command_line.at_least(0, save_every=self.save_every)
 
 
@@ -108,9 +112,7 @@ def train_and_judge(settings: Settings, console: Console, folder: Path, data, pa
 
     # 4. Training. Ctrl-C, or a machine that shuts down, finishes the step, saves, and says how to go on.
     per_epoch, steps = recipe.steps(settings, len(parts["training"]))
-    console.print(
-        f"training: up to {settings.epochs} epochs of {per_epoch} images; writing to {folder}", highlight=False
-    )
+    console.print(f"training: {settings.epochs} epochs of {per_epoch} images; writing to {folder}", highlight=False)
     keeper = Keeper(folder / "checkpoints", f"python -m experiments.train --resume {folder}", every=settings.save_every)
     with keeper:
         history, best = fitting.fit(
@@ -128,7 +130,7 @@ def train_and_judge(settings: Settings, console: Console, folder: Path, data, pa
             keeper=keeper,
         )
 
-    # 5. Judging, once, with the weights of the best epoch.
+    # 5. Judging, once, with the weights that are kept.
     return reports.write_report(
         folder,
         network,
