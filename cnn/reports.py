@@ -114,7 +114,7 @@ def draw_samples(path: Path, training: Slides, augmentation: Augmentation, key: 
         path,
         [*(some.images / 255), *variants],
         captions + ["augmented"] * len(variants),
-        "Training images (top row), and what the network sees of them in three different epochs",
+        "Training images (top row), and what augmentation makes of them in three different epochs",
         columns=len(some),
     )
 

@@ -59,7 +59,7 @@ class Epoch(NamedTuple):
     validation_accuracy: float
     seconds: float
     parameters: nnx.State  # a copy that later steps leave alone
-    point: Point
+    point: Point | None = None  # where the run stands after it, as long as that has not gone on
 
 
 class Keys(NamedTuple):

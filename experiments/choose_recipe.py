@@ -41,8 +41,6 @@ class Settings(command_line.Recipe):
         super().__post_init__()
         command_line.at_least(1, epochs=self.epochs, per_epoch=self.per_epoch, jobs=self.jobs)
         command_line.at_least(3, folds=self.folds)
-        if self.model != "tissue":
-            raise UserError(f"--model: the candidates are variants of tissue, and --model {self.model} is none")
 
 
 if __name__ == "__main__":
@@ -131,6 +129,8 @@ def verdict(chosen: list[str]) -> str:
 def main(settings: Settings) -> dict:
     """Runs the job and returns what metrics.json holds."""
     settings = resuming.own_settings(settings)
+    if settings.model != "tissue":
+        raise UserError(f"--model: the candidates are variants of tissue, and {settings.model} is not what they vary")
     device, console = command_line.choose_device(settings.device), Console()
     drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
     print(command_line.first_line("choose_recipe", device, str(settings.data or drawn)), flush=True)

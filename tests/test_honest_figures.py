@@ -124,6 +124,11 @@ def test_a_candidate_is_the_recipe_with_one_part_changed():
     assert changes["half as many steps"] == {"epochs": 4}
 
 
+def test_other_networks_have_no_such_candidates(tmp_path):
+    with pytest.raises(UserError, match=r"^--model: the candidates are variants of tissue, and seed is not"):
+        choose_recipe.main(choose_recipe.Settings(model="seed", out=tmp_path / "run"))
+
+
 def test_a_candidate_is_trained_and_asked(folder, tmp_path):
     settings = choose_recipe.Settings(
         data=folder, group_pattern=r"(group\d+)_", image_size=SIZE, epochs=1, per_epoch=8, batch=4
