@@ -50,7 +50,7 @@ def _split(slides: Slides, groups: np.ndarray, kind: str, test: float, validatio
     if found is None:
         counts = [f"{len(set(groups[slides.labels == i]))} of {name}" for i, name in enumerate(slides.classes)]
         there = f"the {len(set(groups))} {kind}{'s' * (len(set(groups)) > 1)} ({', '.join(counts)}) cannot be split"
-        raise UserError(f"{there} with every class in training and in test; add {kind}s, or set validation to 0")
+        raise UserError(f"{there} with every class in training and in test; add {kind}s")
     if sum(len(set(groups[part])) for part in found.values()) != len(set(groups)):
         raise AssertionError(f"a {kind} is in two parts of a split")
     return found
