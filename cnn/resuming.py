@@ -110,6 +110,15 @@ def begin_or_resume(
     return settings.resume
 
 
+def how_to_go_on(name: str, settings: object, folder: Path) -> str:
+    """The command that goes on with a run as it is being carried out: on that device, with so many jobs."""
+    command = f"python -m experiments.{name} --resume {folder}"
+    for option, default in (("device", "auto"), ("jobs", 1)):
+        if getattr(settings, option, default) != default:
+            command += f" --{option} {getattr(settings, option)}"
+    return command
+
+
 def check_unfinished(settings: object) -> None:
     """Raises UserError if the run that `settings.resume` names has come to its end, unless it may get more epochs."""
     finished = settings.resume is not None and (settings.resume / "metrics.json").exists()

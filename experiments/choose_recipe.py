@@ -159,7 +159,7 @@ def main(settings: Settings) -> dict:
     with (
         resuming.alone(folder),
         progress.bar(console, "networks", len(pieces)) as advance,
-        command_line.interruptible(f"python -m experiments.choose_recipe --resume {folder}"),
+        command_line.interruptible(resuming.how_to_go_on("choose_recipe", settings, folder)),
     ):
         results = jobs.run(
             pieces,

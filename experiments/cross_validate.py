@@ -222,7 +222,7 @@ def main(settings: Settings) -> dict:
     with (
         resuming.alone(folder),
         progress.bar(console, "networks", len(pieces)) as advance,
-        command_line.interruptible(f"python -m experiments.cross_validate --resume {folder}"),
+        command_line.interruptible(resuming.how_to_go_on("cross_validate", settings, folder)),
     ):
         answers = jobs.run(
             pieces,

@@ -113,7 +113,8 @@ def train_and_judge(settings: Settings, console: Console, folder: Path, data, pa
     # 4. Training. Ctrl-C, or a machine that shuts down, finishes the step, saves, and says how to go on.
     per_epoch, steps = recipe.steps(settings, len(parts["training"]))
     console.print(f"training: {settings.epochs} epochs of {per_epoch} images; writing to {folder}", highlight=False)
-    keeper = Keeper(folder / "checkpoints", f"python -m experiments.train --resume {folder}", every=settings.save_every)
+    go_on = resuming.how_to_go_on("train", settings, folder)
+    keeper = Keeper(folder / "checkpoints", go_on, every=settings.save_every)
     with keeper:
         history, best = fitting.fit(
             console,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cnn.errors import ImageError, UserError
-from cnn.resuming import alone, begin_or_resume, check_unfinished, own_settings
+from cnn.resuming import alone, begin_or_resume, check_unfinished, how_to_go_on, own_settings
 from cnn.runs import write_json
 
 
@@ -93,6 +93,11 @@ def test_a_run_of_another_experiment_is_refused(tmp_path):
 def test_a_folder_that_holds_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json"):
         own_settings(Settings(resume=tmp_path))
+
+
+def test_how_to_go_on_names_what_is_not_in_the_folder():
+    assert how_to_go_on("train", Settings(), Path("r")) == "python -m experiments.train --resume r"
+    assert how_to_go_on("train", Settings(jobs=2), Path("r")) == "python -m experiments.train --resume r --jobs 2"
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path):
