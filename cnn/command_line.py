@@ -138,16 +138,6 @@ def one_sentence() -> Iterator[None]:
         sys.exit(130)
 
 
-@contextmanager
-def interruptible(how_to_go_on: str) -> Iterator[None]:
-    """Turns Ctrl-C into one line that says how to go on, and exit status 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(f"interrupted; what is done is kept. To go on: {how_to_go_on}", file=sys.stderr)
-        sys.exit(130)
-
-
 def choose_device(device: str, *, debug_nans: bool = False) -> str:
     """Makes jax compute on the device asked for, and says in words which one it is. Call before anything is computed.
 

@@ -2,7 +2,10 @@
 
 import os
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 
@@ -32,3 +35,13 @@ class Interrupts:
     def __exit__(self, *error: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible(how_to_go_on: str) -> Iterator[None]:
+    """Turns Ctrl-C, where there is nothing to be finished or saved, into one line that says how to go on, and 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted; what is done is kept. To go on: {how_to_go_on}", file=sys.stderr)
+        sys.exit(130)

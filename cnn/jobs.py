@@ -9,27 +9,28 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from cnn.errors import UserError
 
 _shared: tuple = ()  # in a worker process: what all pieces have in common, sent once
+_shares = None  # and how much of each piece is done, from 0 to 1, in memory that all processes see
 
 
-def _start_worker(cores: multiprocessing.Queue, shared: tuple) -> None:
+def _start_worker(cores: multiprocessing.Queue, shared: tuple, shares) -> None:
     """Gives the process processors of its own: processes that compete for all of them slow each other down."""
-    global _shared
-    _shared = shared
+    global _shared, _shares
+    _shared, _shares = shared, shares
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; one of them answers
     mine = cores.get()
     if mine and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, mine)
 
 
-def _do(work: Callable, piece: tuple) -> object:
-    return work(*_shared, *piece)
+def _do(work: Callable, piece: tuple, place: int) -> object:
+    return work(*_shared, *piece, report=lambda share: _shares.__setitem__(place, share))
 
 
 def run(
@@ -39,16 +40,17 @@ def run(
     *,
     jobs: int,
     shared: tuple = (),
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Callable[[float, int], None] = lambda done, total: None,
 ) -> dict[str, object]:
-    """Does work(*shared, *piece) for every piece whose result is not in `folder` yet; all results, by name.
+    """Does work(*shared, *piece, report=..) for every piece that has no result in `folder` yet; all results, by name.
 
     Args:
         pieces: name -> arguments; a name becomes a file's.
-        work: a function of a module, whose result JSON can hold.
+        work: a function of a module, whose result JSON can hold. It may call report(share) with how much of its piece
+            is done, from 0 to 1.
         folder: where NAME.json is kept for each piece.
         jobs: processes at a time; each gets an equal share of the processors. 1 works in this process.
-        progress: called with the number of pieces done and in all.
+        progress: called with the number of pieces done, parts of them counted, and in all.
     """
     folder.mkdir(exist_ok=True)
     waiting = {name: piece for name, piece in pieces.items() if not (folder / f"{name}.json").exists()}
@@ -65,13 +67,13 @@ def run(
 
     if jobs == 1:
         for name, piece in waiting.items():
-            keep(name, work(*shared, *piece))
+            keep(name, work(*shared, *piece, report=lambda share: progress(done + share, len(pieces))))
     elif waiting:
-        _in_processes(waiting, work, keep, jobs, shared)
+        _in_processes(waiting, work, keep, lambda parts: progress(done + parts, len(pieces)), jobs, shared)
     return {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in pieces}
 
 
-def _in_processes(waiting: dict, work: Callable, keep: Callable, jobs: int, shared: tuple) -> None:
+def _in_processes(waiting: dict, work: Callable, keep: Callable, show: Callable, jobs: int, shared: tuple) -> None:
     """`work` in fresh processes: a fork would copy the threads of jax without their locks."""
     context = multiprocessing.get_context("spawn")
     jobs = min(jobs, len(waiting))
@@ -79,11 +81,18 @@ def _in_processes(waiting: dict, work: Callable, keep: Callable, jobs: int, shar
     cores = context.Queue()
     for i in range(jobs):
         cores.put(usable[i::jobs])
-    pool = ProcessPoolExecutor(jobs, context, _start_worker, (cores, shared))
+    shares = context.Array("d", len(waiting), lock=False)
+    pool = ProcessPoolExecutor(jobs, context, _start_worker, (cores, shared, shares))
     try:
-        futures = {pool.submit(_do, work, piece): name for name, piece in waiting.items()}
-        for future in as_completed(futures):
-            keep(futures[future], future.result())
+        futures = {
+            pool.submit(_do, work, piece, place): (place, name) for place, (name, piece) in enumerate(waiting.items())
+        }
+        while futures:
+            for future in wait(futures, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                place, name = futures.pop(future)
+                shares[place] = 0.0  # counted as done from here on
+                keep(name, future.result())
+            show(sum(shares))
     except BrokenProcessPool:
         raise UserError(
             "--jobs: a process ended before its work was done, perhaps for want of memory; what is done is kept; go on "

@@ -31,14 +31,14 @@ def bar(console: Console, what: str, total: int, *, lines: bool = True) -> Itera
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=total, note="")
 
-        def advance(done: int, total: int, note: str = "") -> None:
+        def advance(done: float, total: int, note: str = "") -> None:
             nonlocal said, at_first
             at_first = done if at_first is None else at_first
             progress.update(task, completed=done, total=total, note=note)
             now = time.monotonic()
             if lines and not console.is_terminal and now - said >= 60 and done > at_first:
                 left = (now - started) / (done - at_first) * (total - done) / 60
-                console.print(f"{what}: {done} of {total}, about {left:.0f} min left", highlight=False)
+                console.print(f"{what}: {int(done)} of {total}, about {left:.0f} min left", highlight=False)
                 said = now
 
         yield advance

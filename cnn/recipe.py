@@ -81,7 +81,14 @@ def compiled(recipe, classes: int, total: int) -> tuple[optax.GradientTransforma
 
 
 def fit_and_ask(
-    recipe, images: np.ndarray, labels: np.ndarray, classes: int, known: np.ndarray, asked: np.ndarray, seed: int
+    recipe,
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    known: np.ndarray,
+    asked: np.ndarray,
+    seed: int,
+    report: Callable[[float], None] = lambda share: None,
 ) -> np.ndarray:
     """Trains a network silently on some images, for all epochs, and asks it about others.
 
@@ -89,6 +96,7 @@ def fit_and_ask(
         images, labels: of the whole set, so that every call has the same shapes.
         known, asked: indices of the images to learn from and of those to judge.
         seed: decides the initial weights and all else that is random.
+        report: called with how much of the training is done, from 0 to 1.
     Returns:
         the probability of each class, (asked, classes).
     """
@@ -106,6 +114,7 @@ def fit_and_ask(
         seed=seed,
         members=known,
         step=step,
+        on_step=lambda done, total, sums: report(done / total),
     )
     *_, last = epochs
     return np.asarray(probabilities(predict(last.parameters, images[asked])))

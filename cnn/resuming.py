@@ -102,12 +102,22 @@ def begin_or_resume(
             f"{settings.resume}: was begun on other images, labels or groups than {settings.data or 'those drawn'}; "
             "give the same, or begin a new run"
         )
+    return settings.resume
+
+
+def note_changes(settings: object, data_digest: str) -> None:
+    """Writes into config.json what `settings.allow_change` has changed: it is the run's own from now on.
+
+    Call it once the folder is this process's own: another that is at work in it goes on with what it was begun with.
+    """
+    if settings.resume is None:
+        return
+    config = read_config(settings.resume)
     changed = json.loads(as_json(dataclasses.replace(settings, resume=None))) | {
         name: config["settings"][name] for name in OF_THE_MOMENT if name in config["settings"]
     }
-    if changed != config["settings"] or data_digest != config["data_digest"]:  # what was allowed is the run's own now
+    if changed != config["settings"] or data_digest != config["data_digest"]:
         write_json(settings.resume / "config.json", config | {"settings": changed, "data_digest": data_digest})
-    return settings.resume
 
 
 def how_to_go_on(name: str, settings: object, folder: Path) -> str:

@@ -54,7 +54,8 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import log_loss, roc_auc_score
 
-from cnn import evaluation, figures, folds, jobs, progress, recipe, reports, resuming, runs, slides
+from cnn import evaluation, figures, folds, recipe, reports, resuming, runs, slides
+from cnn.many import train_many
 
 # %% [markdown]
 # The candidates: one part changed at a time, so that each row of the table says what that part brings.
@@ -78,9 +79,11 @@ def candidate(settings: Settings, name: str) -> Settings:
     return replace(settings, **change)
 
 
-def ask(images, labels, settings: Settings, name: str, known: np.ndarray, asked: np.ndarray, seed: int) -> list[float]:
+def ask(
+    images, labels, settings: Settings, name: str, known: np.ndarray, asked: np.ndarray, seed: int, report
+) -> list[float]:
     """Trains a candidate on some images, and gives the probability of the positive class for others."""
-    return recipe.fit_and_ask(candidate(settings, name), images, labels, 2, known, asked, seed)[:, 1].tolist()
+    return recipe.fit_and_ask(candidate(settings, name), images, labels, 2, known, asked, seed, report)[:, 1].tolist()
 
 
 # %% [markdown]
@@ -149,32 +152,16 @@ def main(settings: Settings) -> dict:
         for number, (a, b) in enumerate(pairs):
             asked = np.concatenate([parts[a], parts[b]])
             known = np.setdiff1d(np.arange(len(data)), asked)
-            pieces[f"{name}, without {a} and {b}".replace(" ", "_")] = (name, known, asked, settings.seed + number)
-    console.print(
-        f"{len(data)} images of {len(set(data.groups))} groups; {len(pieces)} networks to train, "
-        f"{settings.jobs} at a time; writing to {folder}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    with (
-        resuming.alone(folder),
-        progress.bar(console, "networks", len(pieces)) as advance,
-        command_line.interruptible(resuming.how_to_go_on("choose_recipe", settings, folder)),
-    ):
-        results = jobs.run(
-            pieces,
-            ask,
-            folder / "networks",
-            jobs=settings.jobs,
-            shared=(data.images, labels, settings),
-            progress=advance,
-        )
+            pieces[f"{name}, without {a} and {b}"] = (name, known, asked, settings.seed + number)
+    console.print(f"{len(data)} images of {len(set(data.groups))} groups", highlight=False)
+    shared = (data.images, labels, settings)
+    results = train_many(console, "choose_recipe", settings, folder, pieces, ask, shared, digest)
 
     scores, rows = {}, []
     for name in CANDIDATES:
         answers = {}
         for a, b in pairs:
-            said = np.array(results[f"{name}, without {a} and {b}".replace(" ", "_")])
+            said = np.array(results[f"{name}, without {a} and {b}"])
             answers[b, a], answers[a, b] = said[: len(parts[a])], said[len(parts[a]) :]
         scores[name] = score(answers, parts, positive)
         rows += [

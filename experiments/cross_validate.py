@@ -72,8 +72,6 @@ from cnn import (
     evaluation,
     figures,
     folds,
-    jobs,
-    progress,
     recipe,
     reports,
     resuming,
@@ -82,6 +80,7 @@ from cnn import (
     squares,
 )
 from cnn.folds import Fold
+from cnn.many import train_many
 
 NETWORK, SHUFFLED, WHITE, GROUP, MAJORITY = (
     "network",
@@ -117,7 +116,14 @@ def protocols(labels: np.ndarray, groups: tuple[str, ...], settings: Settings) -
 
 # %%
 def ask_network(
-    shown: np.ndarray, labels: np.ndarray, settings: Settings, known: np.ndarray, asked: np.ndarray, seed: int, shuffled
+    shown: np.ndarray,
+    labels: np.ndarray,
+    settings: Settings,
+    known: np.ndarray,
+    asked: np.ndarray,
+    seed: int,
+    shuffled,
+    report,
 ) -> list[float]:
     """Trains a network on some images, or on them with their labels shuffled, and asks it about others.
 
@@ -134,7 +140,7 @@ def ask_network(
     each = shown.shape[1]
     places = [(part[:, None] * each + np.arange(each)).ravel() for part in (known, asked)]
     flat = shown.reshape(-1, *shown.shape[2:])
-    probability = recipe.fit_and_ask(settings, flat, np.repeat(labels, each), 2, *places, seed)[:, 1]
+    probability = recipe.fit_and_ask(settings, flat, np.repeat(labels, each), 2, *places, seed, report)[:, 1]
     return probability.reshape(-1, each).mean(axis=1).tolist()
 
 
@@ -183,8 +189,8 @@ def trainings(repeats: list[list[Fold]], many: int) -> Iterator[tuple[int, int, 
 
 
 def piece_name(protocol: str, repeat: int, fold: int, method: str) -> str:
-    """What a network's file is called."""
-    return f"{protocol}, cut {repeat}, fold {fold}, {method}".replace(" ", "_")
+    """What a network is called."""
+    return f"{protocol}, cut {repeat}, fold {fold}, {method}"
 
 
 def main(settings: Settings) -> dict:
@@ -213,25 +219,9 @@ def main(settings: Settings) -> dict:
             for i, j, fold in trainings(repeats, many):
                 piece = (fold.training, fold.test, settings.seed + 100 * i + j, method == SHUFFLED)
                 pieces[piece_name(name, i, j, method)] = piece
-    console.print(
-        f"{len(data)} images of {len(set(data.groups))} groups; {len(pieces)} networks to train, "
-        f"{settings.jobs} at a time; writing to {folder}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    with (
-        resuming.alone(folder),
-        progress.bar(console, "networks", len(pieces)) as advance,
-        command_line.interruptible(resuming.how_to_go_on("cross_validate", settings, folder)),
-    ):
-        answers = jobs.run(
-            pieces,
-            ask_network,
-            folder / "folds",
-            jobs=settings.jobs,
-            shared=(shown, labels, settings),
-            progress=advance,
-        )
+    console.print(f"{len(data)} images of {len(set(data.groups))} groups", highlight=False)
+    shared = (shown, labels, settings)
+    answers = train_many(console, "cross_validate", settings, folder, pieces, ask_network, shared, found["data_digest"])
 
     metrics, rows = {"positive": data.classes[index], "images": len(data), "protocols": {}}, []
     for name, repeats in asked.items():

@@ -1,7 +1,7 @@
 # %% [markdown]
 """How much of an accuracy is a leak? The same network, seed and number of steps under three ways to split.
 
-    python -m experiments.leakage --data FOLDER        the 58 UCSB slides
+    python -m experiments.leakage --data FOLDER --jobs 2        the 58 UCSB slides
 
     augment, then split     copies of every slide on both sides: the pipeline of 2017
     split by image          no copy of a test image in training, but neighbours of it: same slide, same day, same stain
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnn import command_line
+from cnn.errors import UserError
 
 
 # %%
@@ -22,7 +23,7 @@ from cnn import command_line
 class Settings(command_line.Common):
     """Train the network of 2017 under three splits of the same slides, and see what the leak was worth."""
 
-    data: Path
+    data: Path | None = None
     """Folder with the UCSB slides, or with a sub-folder of images for each class."""
     group_pattern: str | None = None
     """Regular expression whose first group, in an image's path, names what must not be split apart (slide, patient)."""
@@ -40,9 +41,14 @@ class Settings(command_line.Common):
     """Height and width at which copies are drawn."""
     image_size: tuple[int, int] = (120, 160)
     """Height and width that the network sees."""
+    jobs: int = 1
+    """Networks trained at a time, each on an equal share of the processors."""
+    resume: Path | None = None
+    """Folder of an interrupted run, to go on where it stopped, with its own options and on the same images."""
 
     def __post_init__(self):
         command_line.at_least(1, draws=self.draws, epochs=self.epochs, per_epoch=self.per_epoch, batch=self.batch)
+        command_line.at_least(1, jobs=self.jobs)
         command_line.at_least(1, image_size=min(self.image_size), drawing_size=min(self.drawing_size))
         command_line.at_least(2, folds=self.folds)
         command_line.at_least(0, seed=self.seed)
@@ -52,13 +58,18 @@ if __name__ == "__main__":
     SETTINGS = command_line.parse(Settings)  # before the slow imports
 
 # %%
+import functools
+
 import numpy as np
+from flax import nnx
 from rich.console import Console
 from rich.table import Table
 from sklearn.model_selection import train_test_split
 
-from cnn import augment, copies, evaluation, figures, fitting, models, progress, reports, runs, slides, training
+from cnn import augment, copies, evaluation, figures, models, progress, reports, resuming, runs, slides, training
 from cnn.folds import Fold, group_folds, stratified_folds
+from cnn.loss import probabilities
+from cnn.many import train_many
 from cnn.optimizer import make_optimizer
 from cnn.slides import Slides
 
@@ -107,33 +118,44 @@ def related(fold: Fold, family: np.ndarray) -> int:
 
 
 # %%
-def judge_splits(
-    data: Slides, splits: dict[str, list[Fold]], settings: Settings, console: Console
-) -> dict[str, list[np.ndarray]]:
-    """For each split and fold, the probability of each class, (test images, classes)."""
-    steps = settings.epochs * -(-settings.per_epoch // settings.batch)
-    predicted = {name: [] for name in splits}
-    for name, folds in splits.items():
-        for number, fold in enumerate(folds, 1):
-            console.print(f"\n{name}, network {number} of {len(folds)}:", highlight=False)
-            network = models.seed(
-                (*settings.image_size, 3), len(data.classes), key=training.keys_of(settings.seed).weights
-            )
-            _, last = fitting.fit(
-                console,
-                network,
-                (data.images[fold.training], data.labels[fold.training]),
-                None,  # nothing is chosen by validation: the last epoch's weights count, as in 2017
-                epochs=settings.epochs,
-                patience=None,
-                batch=settings.batch,
-                per_epoch=settings.per_epoch,
-                optimizer=make_optimizer(steps, as_keras=True),
-                augmentation=augment.named("none"),
-                seed=settings.seed,
-            )
-            predicted[name].append(reports.predict(network, last.parameters, data.images[fold.test], settings.batch))
-    return predicted
+@functools.cache
+def compiled(settings: Settings, classes: int) -> tuple:
+    """The optimizer, the training step and the predictor: compiled once for all networks of a process."""
+    graph = nnx.graphdef(fresh_network(settings, classes))
+    optimizer = make_optimizer(settings.epochs * -(-settings.per_epoch // settings.batch), as_keras=True)
+    step = training.make_step(graph, optimizer, augment.named("none"))
+    return optimizer, step, training.make_predictor(graph, settings.batch)
+
+
+def fresh_network(settings: Settings, classes: int):
+    """The network of 2017, with the seed's initial weights."""
+    return models.seed((*settings.image_size, 3), classes, key=training.keys_of(settings.seed).weights)
+
+
+def ask(
+    images: np.ndarray, labels: np.ndarray, settings: Settings, known: np.ndarray, asked: np.ndarray, report
+) -> list[list[float]]:
+    """Trains a network on the images `known`, and gives the probability of each class for the images `asked`.
+
+    Nothing is chosen by validation: the last epoch's weights count, as in 2017.
+    """
+    classes = int(labels.max()) + 1
+    optimizer, step, predict = compiled(settings, classes)
+    *_, last = training.train(
+        fresh_network(settings, classes),
+        (images, labels),
+        None,
+        epochs=settings.epochs,
+        batch=settings.batch,
+        per_epoch=settings.per_epoch,
+        optimizer=optimizer,
+        augmentation=augment.named("none"),
+        seed=settings.seed,
+        members=known,
+        step=step,
+        on_step=lambda done, total, sums: report(done / total),
+    )
+    return np.asarray(probabilities(predict(last.parameters, images[asked]))).tolist()
 
 
 def explain(rows: dict[str, dict]) -> str:
@@ -159,6 +181,9 @@ def explain(rows: dict[str, dict]) -> str:
 # %%
 def main(settings: Settings) -> dict:
     """Runs all three and returns what metrics.json holds."""
+    settings = resuming.own_settings(settings)
+    if settings.data is None:
+        raise UserError("--data: name the folder of the slides")
     device, console = command_line.choose_device(settings.device), Console()
     print(command_line.first_line("leakage", device, str(settings.data)), flush=True)
     runs.check_new(settings.out)
@@ -168,8 +193,8 @@ def main(settings: Settings) -> dict:
         )
     stratified_folds(originals.labels, settings.folds, settings.seed)  # too many folds are told before the drawing
     positive = evaluation.positive_class(originals.classes)
-    folder = runs.create_folder("leakage", settings.out)
-    runs.write_json(folder / "config.json", {"experiment": "leakage", "settings": settings, **runs.environment(device)})
+    digest = slides.source_digest(originals)
+    folder = resuming.begin_or_resume("leakage", settings, device, data_digest=digest)
     with progress.bar(console, "drawing copies", 0) as advance:
         data, lost = copies.draw_copies(
             originals,
@@ -180,13 +205,10 @@ def main(settings: Settings) -> dict:
             progress=advance,
         )
     splits = three_splits(originals, data, settings)
-    networks = sum(map(len, splits.values()))
-    console.print(
-        f"{len(originals)} slides became {len(data)} images; {networks} networks of {settings.epochs} epochs each; "
-        f"writing to {folder}",
-        highlight=False,
-    )
-    predicted = judge_splits(data, splits, settings, console)
+    console.print(f"{len(originals)} slides became {len(data)} images; {settings.epochs} epochs each", highlight=False)
+    pieces = {f"{name}, {i}": tuple(fold) for name, folds in splits.items() for i, fold in enumerate(folds, 1)}
+    shared = (data.images, data.labels, settings)
+    predicted = train_many(console, "leakage", settings, folder, pieces, ask, shared, digest)
 
     # The table: what each split says, and how many of its test images are no strangers.
     source = np.array(data.groups)
@@ -195,14 +217,14 @@ def main(settings: Settings) -> dict:
     rows, written = {}, []
     for name, folds in splits.items():
         test = np.concatenate([fold.test for fold in folds])
-        probabilities = np.concatenate(predicted[name])
-        rows[name] = evaluation.judge(data.labels[test], probabilities, data.classes, positive) | {
+        said = np.concatenate([predicted[f"{name}, {i}"] for i in range(1, len(folds) + 1)])
+        rows[name] = evaluation.judge(data.labels[test], said, data.classes, positive) | {
             "copy_in_training": sum(related(fold, source) for fold in folds),
             "group_in_training": sum(related(fold, groups) for fold in folds),
         }
         written += [
             (name, data.names[i], groups[i], data.classes[data.labels[i]], f"{p[positive]:.9g}")
-            for i, p in zip(test, probabilities)
+            for i, p in zip(test, said)
         ]
     metrics = {"splits": rows, "slides": len(originals), "copies_overwritten": lost}
     runs.write_json(folder / "metrics.json", metrics)

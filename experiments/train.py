@@ -84,11 +84,12 @@ def main(settings: Settings) -> dict:
     console.print(progress.network_table(models.table(network, (*settings.size, 3)), f"the network: {settings.model}"))
 
     # 3. The run's folder: a new one, or that of the run to go on with.
+    digest = slides.source_digest(data)
     folder = resuming.begin_or_resume(
         "train",
         settings,
         device,
-        data_digest=slides.source_digest(data),
+        data_digest=digest,
         skipped=skipped,
         network={"model": settings.model, "image_size": settings.size, "classes": data.classes},
         views=settings.takes_any_size,
@@ -97,6 +98,7 @@ def main(settings: Settings) -> dict:
         splits={name: [data.names[i] for i in chosen] for name, chosen in parts.items()},
     )
     with resuming.alone(folder):
+        resuming.note_changes(settings, digest)
         metrics = train_and_judge(settings, console, folder, data, parts, network, positive)
     console.print(reports.judgement_table(metrics["splits"]))
     reports.print_files(console, folder)

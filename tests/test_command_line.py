@@ -123,13 +123,6 @@ def test_a_flag_of_the_user_is_left_as_it_is():
     assert "--xla_gpu_deterministic_ops=true" not in result.stdout
 
 
-def test_ctrl_c_is_one_line_that_says_how_to_go_on(capsys):
-    with pytest.raises(SystemExit) as stopped, command_line.interruptible("run it again"):
-        raise KeyboardInterrupt
-    assert stopped.value.code == 130
-    assert capsys.readouterr().err == "interrupted; what is done is kept. To go on: run it again\n"
-
-
 @pytest.mark.parametrize(
     ("options", "size", "use_batch"),
     [

@@ -60,10 +60,10 @@ def test_only_the_leaky_split_has_copies_of_its_test_images_in_training(folder, 
     assert by_image["group_in_training"] > 0, "a neighbour of a test image may be learned from"
     assert (by_group["n"], by_group["copy_in_training"], by_group["group_in_training"]) == (16, 0, 0)
     assert {path.name for path in settings.out.iterdir()} == {
-        *("config.json", "metrics.json", "predictions.csv", "leakage.png")
+        *("config.json", "metrics.json", "predictions.csv", "leakage.png", "networks", ".lock")
     }
     assert len(rows(settings.out / "predictions.csv")) == leaky["n"] + 32
-    assert "5 networks of 1 epochs each" in capsys.readouterr().out
+    assert "5 networks to train, 1 at a time" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("ahead", "said"), [(0.9, "learned by heart"), (0.4, "cannot show it")])
@@ -86,7 +86,7 @@ def test_the_text_says_what_the_table_says(ahead, said):
 def test_no_image_has_a_say_in_the_choice_for_its_own_fold(folder, tmp_path, monkeypatch, capsys):
     known_by_seed = {}
 
-    def ask(images, labels, settings, name, known, asked, seed):
+    def ask(images, labels, settings, name, known, asked, seed, report):
         assert not {data.groups[i] for i in known} & {data.groups[i] for i in asked}
         known_by_seed[seed] = set(known.tolist())
         return np.where(labels[asked] == 1, 0.9, 0.2).tolist() if name == "the recipe" else [0.5] * len(asked)
@@ -135,7 +135,7 @@ def test_a_candidate_is_trained_and_asked(folder, tmp_path):
     )
     data, _ = choose_recipe.recipe.read_slides(settings, Console(quiet=True))
     known, asked = np.arange(8), np.arange(8, 16)
-    said = choose_recipe.ask(data.images, data.labels, settings, "a plain mean, no attention", known, asked, 0)
+    said = choose_recipe.ask(data.images, data.labels, settings, "a plain mean, no attention", known, asked, 0, print)
     assert len(said) == 8
     assert all(0 < p < 1 for p in said)
 
@@ -195,11 +195,11 @@ def test_what_is_known_without_pixels_is_nothing_here(run):
 
 def test_a_finished_run_is_not_trained_again_and_a_stopped_one_goes_on(run, folder, tmp_path, monkeypatch):
     before = (run / "predictions.csv").read_bytes()
-    piece = sorted((run / "folds").iterdir())[0]
+    piece = sorted((run / "networks").iterdir())[0]
     piece.unlink()
     asked = []
     ask = cross_validate.ask_network
-    monkeypatch.setattr(cross_validate, "ask_network", lambda *a: asked.append(a) or ask(*a))
+    monkeypatch.setattr(cross_validate, "ask_network", lambda *a, **k: asked.append(a) or ask(*a, **k))
     cross_validate.main(cross_validate.Settings(resume=run))
     assert len(asked) == 1, "only the piece that was missing"
     assert (run / "predictions.csv").read_bytes() == before
@@ -220,7 +220,7 @@ def test_a_run_does_not_go_on_with_other_settings(run, more, said):
 
 
 def test_ctrl_c_says_how_to_go_on_and_exits_with_130(monkeypatch, folder, tmp_path, capsys):
-    def interrupt(*arguments):
+    def interrupt(*arguments, report):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cross_validate, "ask_network", interrupt)

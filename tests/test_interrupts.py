@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from cnn.interrupts import Interrupts
+from cnn.interrupts import Interrupts, interruptible
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -46,3 +46,10 @@ def test_in_a_thread_to_which_python_hands_no_signals_it_does_nothing():
     thread.start()
     thread.join()
     assert seen == [None]
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(capsys):
+    with pytest.raises(SystemExit) as stopped, interruptible("run it again"):
+        raise KeyboardInterrupt
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "interrupted; what is done is kept. To go on: run it again\n"

@@ -16,12 +16,12 @@ from cnn.errors import UserError
 ROOT = Path(__file__).parents[1]
 
 
-def add(base: int, number: int, more: int) -> dict:
+def add(base: int, number: int, more: int, report=None) -> dict:
     """The work of these tests; it tells in which process it was done."""
     return {"sum": base + number + more, "process": os.getpid(), "cores": len(os.sched_getaffinity(0))}
 
 
-def fail_at_two(base: int, number: int, more: int) -> dict:
+def fail_at_two(base: int, number: int, more: int, report=None) -> dict:
     """The same work, interrupted."""
     if number == 2:
         raise KeyboardInterrupt
@@ -61,7 +61,7 @@ def test_what_was_done_before_an_interruption_is_not_done_again(tmp_path):
     assert [results[name]["sum"] for name in PIECES] == [110, "kept", 112, 113]
 
 
-def slow(base: int, number: int, more: int) -> int:
+def slow(base: int, number: int, more: int, report=None) -> int:
     """A second of work that leaves a trace when it begins."""
     Path(os.environ["CNN_TRACES"], str(number)).touch()
     time.sleep(1.0)
@@ -100,7 +100,7 @@ def test_ctrl_c_at_a_terminal_ends_all_processes_at_once_and_keeps_what_is_done(
     assert len(list(traces.iterdir())) == at, "nobody goes on working"
 
 
-def die(base: int, number: int, more: int) -> int:
+def die(base: int, number: int, more: int, report=None) -> int:
     """What the kernel does to a process for which there is no memory."""
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -108,3 +108,29 @@ def die(base: int, number: int, more: int) -> int:
 def test_a_process_that_dies_is_told_in_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"^--jobs: a process ended before its work was done, perhaps for want"):
         jobs.run(PIECES, die, tmp_path / "r", jobs=2, shared=(100,))
+
+
+def in_steps(base: int, number: int, more: int, report) -> int:
+    """Work that says how far it is, and goes on long enough for somebody to look."""
+    for share in (0.25, 0.5):
+        report(share)
+        time.sleep(0.6)
+    return number
+
+
+@pytest.mark.parametrize("jobs_at_a_time", [1, 2])
+def test_a_piece_that_is_half_done_counts_as_a_half(tmp_path, jobs_at_a_time):
+    seen = []
+    pieces = {"a": (0, 0), "b": (1, 0)}
+    jobs.run(
+        pieces,
+        in_steps,
+        tmp_path / "r",
+        jobs=jobs_at_a_time,
+        shared=(0,),
+        progress=lambda done, total: seen.append(done),
+    )
+    assert any(0 < done < 1 for done in seen), "before the first piece is done"
+    assert seen[-1] == 2 and max(seen) == 2, "nothing is counted twice"
+    if jobs_at_a_time == 1:
+        assert seen == [0, 0.25, 0.5, 1, 1.25, 1.5, 2]

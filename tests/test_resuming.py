@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cnn.errors import ImageError, UserError
-from cnn.resuming import alone, begin_or_resume, check_unfinished, how_to_go_on, own_settings
+from cnn.resuming import alone, begin_or_resume, check_unfinished, how_to_go_on, note_changes, own_settings
 from cnn.runs import write_json
 
 
@@ -57,6 +57,8 @@ def test_what_is_allowed_by_name_is_the_runs_own_from_then_on(tmp_path):
     allowed = own_settings(Settings(resume=folder, epochs=9, allow_change=("epochs",)))
     assert (allowed.epochs, allowed.image_size) == (9, (24, 32))
     begin_or_resume("train", allowed, "cpu", data_digest="abc")
+    assert own_settings(Settings(resume=folder)).epochs == 7, "as long as another may be at work in it"
+    note_changes(allowed, "abc")
     assert own_settings(Settings(resume=folder)).epochs == 9
     default = own_settings(Settings(resume=folder, allow_change=("epochs",)))
     assert default.epochs == 40, "named, a setting is taken though it has its default"
