@@ -138,18 +138,14 @@ def one_sentence() -> Iterator[None]:
         sys.exit(130)
 
 
-def choose_device(device: str, *, debug_nans: bool = False) -> str:
+def choose_device(device: str) -> str:
     """Makes jax compute on the device asked for, and says in words which one it is. Call before anything is computed.
-
-    With `debug_nans`, jax raises FloatingPointError at the operation whose result first is no finite number.
 
     Raises:
         UserError: if a GPU was asked for and jax shows none.
     """
     import jax  # here, not above: an import of half a second that --help does not need
 
-    jax.config.update("jax_debug_nans", debug_nans)
-    jax.config.update("jax_debug_infs", debug_nans)
     if device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"  # for processes that this one may start
         jax.config.update("jax_platforms", "cpu")

@@ -16,10 +16,12 @@ import contextlib
 import ctypes
 import io
 import logging
+import lzma
 import os
 import sys
 import threading
 import warnings
+import zlib
 
 import numpy as np
 import tifffile
@@ -37,6 +39,7 @@ STARTS = {"PNG": (b"\x89PNG\r\n\x1a\n",), "JPEG": (b"\xff\xd8\xff",), "TIFF": (b
 STARTS |= {"it is a GIF": b"GIF8", "it is a BMP": b"BM", "it is a WebP": b"RIFF", "it is a PDF": b"%PDF"}
 REDUCED_OR_MASK = 0b101  # bits of TIFF's NewSubfileType: a smaller copy of another page, a transparency mask
 TIFFFILE_DECODES = (1, 8, 32946, 34925, 32773)  # compressions: none, Deflate (two numbers), LZMA, PackBits
+INFLATES = {8: zlib.decompressobj, 32946: zlib.decompressobj, 34925: lzma.LZMADecompressor}
 COLOURS = {0: (1, "L"), 1: (1, "L"), 2: (3, "RGB"), 5: (4, "CMYK")}  # TIFF's PhotometricInterpretation; 0: white is 0
 OTHER_ORDER = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}  # big, little, native endian
 OVERSIZED = ("is over 100 million pixels, 1 GiB of samples or the free memory", "scale it down or cut it into tiles")
@@ -131,12 +134,24 @@ def _read_deep_tiff(data: bytes, name: object) -> tuple[int, Image.Image | None]
             raise ImageError(name, "is cut short", COPY_AGAIN)
         if not deep:
             return index, None
+        _check_inflated(page, data, name)
         samples = page.asarray()
         if page.planarconfig == 2 and page.samplesperpixel > 1:
             samples = np.moveaxis(samples, 0, -1)
         picture = _eight_bit_picture(samples, page.photometric, page.extrasamples, name)
         picture.getexif()[274] = page.tags.valueof(274, 1)  # Orientation
         return index, picture
+
+
+def _check_inflated(page: tifffile.TiffPage, data: bytes, name: object) -> None:
+    """Refuses a strip or tile that holds more than its samples: a bomb, which tifffile would inflate whole."""
+    decompressor = INFLATES.get(page.compression)
+    if decompressor is None:
+        return
+    most = int(np.prod(page.chunks)) * page.bitspersample // 8
+    for offset, count in zip(page.dataoffsets, page.databytecounts):
+        if len(decompressor().decompress(data[offset : offset + count], most + 1)) > most:
+            raise ImageError(name, "holds more than the samples that it tells of", SAVE_AGAIN)
 
 
 def _full_page(file: tifffile.TiffFile, name: object) -> int:

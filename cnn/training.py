@@ -24,6 +24,7 @@ from cnn.augment import Augmentation, batched
 from cnn.errors import UserError
 from cnn.layers import Network
 from cnn.loss import cross_entropy, probabilities
+from cnn.unsound import first_unsound
 
 
 class State(NamedTuple):
@@ -183,6 +184,7 @@ def train(
     on_step: Callable[[int, int, Sums], None] = lambda step, steps, sums: None,
     start: Point | None = None,
     pause: Callable[[], bool] = lambda: False,
+    debug_nans: bool = False,
 ) -> Iterator[Epoch | Point]:
     """Trains a network and yields after every epoch; the network itself is left as it is.
 
@@ -203,6 +205,7 @@ def train(
         on_step: called after each step with its number from 1, the number of steps of the run, and its sums.
         start: where to go on; at the beginning unless given.
         pause: asked after each step; if it says yes, the Point is yielded, between epochs or within one.
+        debug_nans: look at the loss after every step, and say where it became no finite number; slower.
     Raises:
         UserError: if a loss is no finite number; what was yielded before is sound.
     """
@@ -220,9 +223,18 @@ def train(
         started = time.perf_counter()
         indices, weights = epoch_batches(len(members), batch, per_epoch, seed, number)
         for i in range(done % a_epoch, a_epoch):
-            key = jax.random.fold_in(steps_key, done)
-            state, (loss, correct) = step(state, key, on_device, labels_on_device, members[indices[i]], weights[i])
+            key, batch_members = jax.random.fold_in(steps_key, done), members[indices[i]]
+            before = jax.tree.map(jnp.copy, state.parameters) if debug_nans else None
+            state, (loss, correct) = step(state, key, on_device, labels_on_device, batch_members, weights[i])
             done += 1
+            if debug_nans and not np.isfinite(float(loss)):
+                augment_key, layers_key = jax.random.split(key)  # as in the step
+                shown = as_light(on_device[batch_members])
+                augmented = partial(batched(augmentation), augment_key, shown)
+                place = first_unsound(
+                    nnx.merge(graph, before), augmented, labels_on_device[batch_members], weights[i], layers_key
+                )
+                raise UserError(f"training: in step {done} {place}; try a smaller --learning-rate")
             sums.append(Sums(loss, correct, int(weights[i].sum())))
             on_step(done, epochs * a_epoch, sums[-1])
             if done % a_epoch and pause():

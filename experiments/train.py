@@ -32,7 +32,7 @@ class Settings(command_line.Recipe):
     save_every: float = 30.0
     """Seconds from one checkpoint to the next: what a run that is killed has to do again."""
     debug_nans: bool = False
-    """Stop at the operation that first makes a number infinite or none, and name it; slow."""
+    """Look at every step's loss, and if it is no finite number, say in which layer that began; slower."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -54,7 +54,7 @@ from cnn.fitting import Keeper
 def main(settings: Settings) -> dict:
     """Runs the job and returns what metrics.json holds."""
     settings = resuming.own_settings(settings)
-    device = command_line.choose_device(settings.device, debug_nans=settings.debug_nans)
+    device = command_line.choose_device(settings.device)
     console = Console()
     drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
     print(command_line.first_line("train", device, str(settings.data or drawn)), flush=True)
@@ -131,6 +131,7 @@ def train_and_judge(settings: Settings, console: Console, folder: Path, data, pa
             augmentation=augmentation,
             seed=settings.seed,
             keeper=keeper,
+            debug_nans=settings.debug_nans,
         )
 
     # 5. Judging, once, with the weights that are kept.

@@ -2,9 +2,11 @@
 
 import contextlib
 import io
+import lzma
 import re
 import struct
 import time
+import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -233,6 +235,21 @@ def test_decoding_in_threads_is_silent_and_leaves_the_filters_of_warnings_alone(
         list(pool.map(decode, range(300)))
     assert warnings.filters == before
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("compression", "pack"), [("zlib", zlib.compress), ("lzma", lzma.compress)])
+def test_a_strip_that_inflates_without_end_is_refused_before_it_does(compression, pack):
+    bomb = pack(bytes(100_000_000))
+    data = bytearray(tiff(DEEP, compression=compression))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        for tag, value in ((273, len(data)), (279, len(bomb))):  # StripOffsets, StripByteCounts
+            struct.pack_into("<I", data, file.pages[0].tags[tag].valueoffset, value)
+    tracemalloc.start()
+    with pytest.raises(ImageError, match="holds more than the samples that it tells of"):
+        decode_image(bytes(data) + bomb, "bomb.tif")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000  # lzma needs 8 MB for itself
 
 
 def mutant(random: np.random.Generator) -> bytes:

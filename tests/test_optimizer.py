@@ -1,4 +1,4 @@
-"""The optimizer: three steps of Adam by hand, what decays, and how the rate changes. Next: test_training.py."""
+"""The optimizer: three steps of Adam by hand, what decays, and how the rate changes. Next: test_weights.py."""
 
 import math
 

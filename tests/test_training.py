@@ -1,4 +1,4 @@
-"""Training: one compilation, the same weights from the same seed, and a run that goes on. Next: test_weights.py.
+"""Training: one compilation, the same weights from the same seed, and a run that goes on. Next: test_baselines.py.
 
 A step is worked out on paper first. Then the loop is held to what it promises: that filling up a batch changes nothing,
 that half a batch and another half are one, and that nothing but the seed decides.

@@ -1,6 +1,6 @@
 """Weights on disk: plain arrays, the same bytes for the same network, and a refusal that says the difference.
 
-Next: test_baselines.py.
+Next: test_unsound.py.
 """
 
 import jax

@@ -1,0 +1,62 @@
+"""Where a number first became infinite, or no number at all: the question after a training has run away.
+
+The step is taken again, slowly, and looked at in the order in which it is computed: the weights, the images, what comes
+out of each layer, the loss, and then the gradients, which are computed from the last layer back to the first.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from cnn.layers import Network
+from cnn.loss import cross_entropy
+from cnn.weights import named_arrays
+
+
+def _unsound(array: jax.Array) -> int:
+    """How many of its numbers are infinite or none."""
+    return int((~jnp.isfinite(array)).sum())
+
+
+def first_unsound(
+    network: Network, augment: Callable[[], jax.Array], labels: jax.Array, weights: jax.Array, key: jax.Array
+) -> str:
+    """Says where the first number that is infinite or none appears in a training step.
+
+    Args:
+        network: with the weights from before the step.
+        augment: gives the augmented images, (batch, height, width, channels).
+        labels, weights: (batch,), as in the step.
+        key: of the layers' randomness, as in the step.
+    Returns:
+        part of a sentence, like "layer 3 (batch norm) makes 12 of 64 numbers infinite or none".
+    """
+    for name, array in named_arrays(nnx.state(network)).items():
+        if _unsound(array):
+            return f"{_unsound(array)} of the {array.size} numbers in {name} have become infinite or none"
+    inputs = augment()
+    if _unsound(inputs):
+        return f"the augmentation makes {_unsound(inputs)} of {inputs.size} numbers infinite or none"
+    graph, learned, rest = nnx.split(network, nnx.Param, ...)
+    for i, layer in enumerate(nnx.merge(graph, learned, rest, copy=True).layers):  # a copy: batch norm keeps means
+        outputs = layer(inputs, key=jax.random.fold_in(key, i))
+        if _unsound(outputs):
+            return (
+                f"layer {i} ({layer}) makes {_unsound(outputs)} of {outputs.size} numbers infinite or none, out of "
+                f"inputs from {float(inputs.min()):.3g} to {float(inputs.max()):.3g}"
+            )
+        inputs = outputs
+
+    def loss_of(learned: nnx.State) -> jax.Array:
+        logits = nnx.merge(graph, learned, rest, copy=True)(augment(), key=key)
+        return (cross_entropy(logits, labels) * weights).sum() / weights.sum()
+
+    loss, gradients = jax.value_and_grad(loss_of)(learned)
+    if _unsound(loss):
+        return f"the loss is {float(loss)}, of logits from {float(inputs.min()):.3g} to {float(inputs.max()):.3g}"
+    for name, gradient in sorted(named_arrays(gradients).items(), key=lambda item: -int(item[0].split(".")[1])):
+        if _unsound(gradient):
+            return f"the gradient of {name} is the first to be infinite or none, in {_unsound(gradient)} places"
+    return "taken again, every number is sound, so it came from the device: run it on another"
