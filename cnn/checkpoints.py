@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 
 from cnn.errors import UserError
 
-logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells of every file it writes
+logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells of every file it writes, and raises errors too
 KEPT = 3  # checkpoints: the newest, and two to fall back on
 
 
@@ -72,9 +72,10 @@ class Checkpoints:
             reason = "the disk is full" if full else " ".join(str(error).split())[:200]
             before = self.manager.latest_step()
             kept = "there is none before it" if before is None else f"the one of step {before} is kept"
+            remedy = "make room" if full else "see to that"
             raise UserError(
                 f"{self.folder}: the checkpoint of step {checkpoint.step} cannot be written ({reason}); {kept}; "
-                "make room, and go on with --resume"
+                f"{remedy}, and go on with --resume"
             ) from None
 
     def steps(self) -> list[int]:

@@ -1,6 +1,7 @@
 """From a settings dataclass to a program: options, --help, the device, and one sentence for a user's mistake."""
 
 import dataclasses
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -127,9 +128,15 @@ def parse(settings: type[S]) -> S:
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turns a UserError into one line on the error output and exit status 2, and Ctrl-C into one and 130."""
+    """Turns a UserError or a full disk into one line on the error output and exit status 2, Ctrl-C into one and 130."""
     try:
         yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        where = f" at {error.filename}" if error.filename else ""
+        print(f"error: the disk is full{where}; make room, and go on with --resume, or run it again", file=sys.stderr)
+        sys.exit(2)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

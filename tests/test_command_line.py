@@ -1,5 +1,6 @@
 """The command line: options come from the settings, and a mistake is answered by one sentence and exit status 2."""
 
+import errno
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -94,6 +95,17 @@ def test_a_defect_of_the_project_keeps_its_traceback():
 def test_the_first_line_names_device_version_and_data():
     line = command_line.first_line("train", "cpu (2 cores)", "slides")
     assert line == f"train | device: cpu (2 cores) | jax {jax.__version__} | data: slides"
+
+
+def test_a_full_disk_is_one_sentence_and_any_other_defect_stays_a_traceback(capsys):
+    with pytest.raises(SystemExit) as stopped, command_line.one_sentence():
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/r/scores.png")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: the disk is full at runs/r/scores.png; make room, and go on with --resume, or run it again\n"
+    )
+    with pytest.raises(OSError, match="something else"), command_line.one_sentence():
+        raise OSError(errno.EIO, "something else")
 
 
 def test_a_gpu_that_is_absent_is_an_error_and_not_a_slow_run():
