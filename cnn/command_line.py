@@ -11,7 +11,7 @@ from typing import Literal, TypeVar
 
 import tyro
 
-from cnn.errors import UserError
+from cnn.errors import UserError, printable
 
 S = TypeVar("S")
 Positional = tyro.conf.Positional  # marks a setting that is given without its name
@@ -138,7 +138,7 @@ def one_sentence() -> Iterator[None]:
         print(f"error: the disk is full{where}; make room, and go on with --resume, or run it again", file=sys.stderr)
         sys.exit(2)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -55,8 +55,8 @@ def summarize(
 
 def _cell(judged: dict) -> str:
     counts = f"{judged['k']}/{judged['n']} = " if "k" in judged else ""
-    over_images = f"\\[{judged['low']:.3f}, {judged['high']:.3f}]"
-    return f"{counts}{judged['value']:.3f}\n{over_images} \\[{judged['low_groups']:.3f}, {judged['high_groups']:.3f}]"
+    over_images = f"[{judged['low']:.3f}, {judged['high']:.3f}]"
+    return f"{counts}{judged['value']:.3f}\n{over_images} [{judged['low_groups']:.3f}, {judged['high_groups']:.3f}]"
 
 
 def tables(title: str, summary: dict) -> list[Table]:

@@ -23,3 +23,12 @@ class ImageError(UserError):
     def __init__(self, path: object, reason: str, remedy: str):
         super().__init__(f"{path}: {reason}; {remedy}")
         self.path, self.reason, self.remedy = str(path), reason, remedy
+
+
+def printable(text: str) -> str:
+    """The text with every character that a terminal would obey, not show, as its escape; line ends stay.
+
+    >>> print(printable("slide\\x1b[31m.png"))
+    slide\\x1b[31m.png
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -13,6 +13,11 @@ from cnn.models import Row
 from cnn.training import Epoch
 
 
+def terminal() -> Console:
+    """A console that shows what it is given: a file named [red] or :smile: keeps its name."""
+    return Console(markup=False, emoji=False)
+
+
 @contextmanager
 def bar(console: Console, what: str, total: int, *, lines: bool = True) -> Iterator[Callable[..., None]]:
     """A bar on a terminal, elsewhere a line a minute unless `lines` is off; yields `advance(done, total, note)`.

@@ -156,7 +156,7 @@ def cell(figure: dict) -> str:
     if figure["value"] is None:
         return "-"
     counts = f"{figure['k']}/{figure['n']} = " if "k" in figure else ""
-    return f"{counts}{figure['value']:.3f}\n\\[{figure['low']:.3f}, {figure['high']:.3f}]"
+    return f"{counts}{figure['value']:.3f}\n[{figure['low']:.3f}, {figure['high']:.3f}]"
 
 
 def judgement_table(splits: dict[str, dict]) -> Table:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from cnn.cache import check_folder, kept
-from cnn.errors import ImageError, UserError
+from cnn.errors import ImageError, UserError, printable
 from cnn.files import is_image_name, read_file
 from cnn.images import check_size, decode_image, resize
 
@@ -204,14 +204,12 @@ def _read_all(paths, size, fit, filter, progress, threads, cache=None) -> tuple[
         return {"image": resize(image, size, fit=fit, filter=filter), "digest": np.frombuffer(digest, np.uint8)}
 
     def read(i: int) -> bytes | ImageError:
+        if not str(paths[i]).isprintable():  # bytes that are no text, or characters that a terminal obeys
+            return ImageError(printable(str(paths[i])), "has a name that cannot be printed", "rename it")
         try:
-            str(paths[i]).encode()
             data = read_file(paths[i])
             make = partial(decoded, data, paths[i])
             arrays = make() if cache is None else kept(cache, data, (size, fit, filter), make)
-        except UnicodeEncodeError:
-            name = str(paths[i]).encode(errors="backslashreplace").decode()
-            return ImageError(name, "has a name that is not Unicode", "rename it")
         except ImageError as error:
             return error
         images[i] = arrays["image"]

@@ -35,9 +35,8 @@ if __name__ == "__main__":
 from functools import partial
 
 import numpy as np
-from rich.console import Console
 
-from cnn import appearance, augment, figures, geometry, images, reports, runs, synthetic, training
+from cnn import appearance, augment, figures, geometry, images, progress, reports, runs, synthetic, training
 
 # %% [markdown]
 # Each is a pure function of a key and an image. The limits here are wider than in training, so that one sees something.
@@ -62,7 +61,7 @@ ROWS = {
 # %%
 def main(settings: Settings) -> Path:
     """Draws the picture and returns its path."""
-    device, console = command_line.choose_device(settings.device), Console()
+    device, console = command_line.choose_device(settings.device), progress.terminal()
     print(command_line.first_line("augmentations", device, str(settings.image or "drawn tissue")), flush=True)
     runs.check_new(settings.out)
     if settings.image:

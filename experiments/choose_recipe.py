@@ -50,11 +50,10 @@ if __name__ == "__main__":
 from itertools import combinations
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import log_loss, roc_auc_score
 
-from cnn import evaluation, figures, folds, recipe, reports, resuming, runs, slides
+from cnn import evaluation, figures, folds, progress, recipe, reports, resuming, runs, slides
 from cnn.many import train_many
 
 # %% [markdown]
@@ -134,7 +133,7 @@ def main(settings: Settings) -> dict:
     settings = resuming.own_settings(settings)
     if settings.model != "tissue":
         raise UserError(f"--model: the candidates are variants of tissue, and {settings.model} is not what they vary")
-    device, console = command_line.choose_device(settings.device), Console()
+    device, console = command_line.choose_device(settings.device), progress.terminal()
     drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
     print(command_line.first_line("choose_recipe", device, str(settings.data or drawn)), flush=True)
     runs.check_new(settings.out)
@@ -181,7 +180,7 @@ def main(settings: Settings) -> dict:
     for name, found in scores.items():
         areas, losses = ([one[key] for one in found] for key in ("auc", "loss"))
         rights = [one["accuracy"]["value"] for one in found]
-        cells = [f"{np.mean(v):.3f}\n\\[{min(v):.3f}, {max(v):.3f}]" for v in (areas, rights, losses)]
+        cells = [f"{np.mean(v):.3f}\n[{min(v):.3f}, {max(v):.3f}]" for v in (areas, rights, losses)]
         table.add_row(name, *cells, f"{chosen.count(name)} of {settings.folds}")
     console.print(table)
     console.print(verdict(chosen), highlight=False, soft_wrap=True)

@@ -127,7 +127,7 @@ def measure(settings: Settings, console: Console) -> dict[str, list[float | None
 # %%
 def main(settings: Settings) -> dict[str, list[float | None]]:
     """Shows the worked example, measures, and returns the seconds for each way and size."""
-    device, console = command_line.choose_device(settings.device), Console()
+    device, console = command_line.choose_device(settings.device), progress.terminal()
     print(command_line.first_line("convolution_four_ways", device, "random numbers"), flush=True)
     folder = runs.create_folder("convolution_four_ways", settings.out)
     description = {"experiment": "convolution_four_ways", "settings": settings}

@@ -64,7 +64,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from cnn import (
     baselines,
@@ -72,6 +71,7 @@ from cnn import (
     evaluation,
     figures,
     folds,
+    progress,
     recipe,
     reports,
     resuming,
@@ -196,7 +196,7 @@ def piece_name(protocol: str, repeat: int, fold: int, method: str) -> str:
 def main(settings: Settings) -> dict:
     """Runs the job and returns what metrics.json holds."""
     settings = resuming.own_settings(settings)
-    device, console = command_line.choose_device(settings.device), Console()
+    device, console = command_line.choose_device(settings.device), progress.terminal()
     drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
     print(command_line.first_line("cross_validate", device, str(settings.data or drawn)), flush=True)
     runs.check_new(settings.out)

@@ -62,7 +62,6 @@ import functools
 
 import numpy as np
 from flax import nnx
-from rich.console import Console
 from rich.table import Table
 from sklearn.model_selection import train_test_split
 
@@ -184,7 +183,7 @@ def main(settings: Settings) -> dict:
     settings = resuming.own_settings(settings)
     if settings.data is None:
         raise UserError("--data: name the folder of the slides")
-    device, console = command_line.choose_device(settings.device), Console()
+    device, console = command_line.choose_device(settings.device), progress.terminal()
     print(command_line.first_line("leakage", device, str(settings.data)), flush=True)
     runs.check_new(settings.out)
     with progress.bar(console, "reading images", 0) as advance:

@@ -30,10 +30,9 @@ if __name__ == "__main__":
     SETTINGS = command_line.parse(Settings)  # before the slow imports
 
 import jax
-from rich.console import Console
 from rich.table import Table
 
-from cnn import figures, models, reports, runs, slides, weights
+from cnn import figures, models, progress, reports, runs, slides, weights
 
 
 def main(settings: Settings) -> list[tuple[str, str, float]]:
@@ -51,10 +50,12 @@ def main(settings: Settings) -> list[tuple[str, str, float]]:
 
     index = classes.index(positive)
     rows = [(name, classes[p.argmax()], float(p[index])) for name, p in zip(names, probabilities)]
-    table = Table("image", "class", f"probability of {positive}")
+    table = Table()
+    for column in ("image", "class", f"probability of {positive}"):
+        table.add_column(column, overflow="fold")  # a long path goes on in the next line, and keeps its end
     for name, predicted, probability in rows:
         table.add_row(name, predicted, f"{probability:.3f}")
-    console = Console()
+    console = progress.terminal()
     console.print(table)
     if settings.out:
         folder = runs.create_folder("predict", settings.out)

@@ -48,7 +48,6 @@ if __name__ == "__main__":
 
 # %%
 import numpy as np
-from rich.console import Console
 from sklearn.model_selection import train_test_split
 
 from cnn import augment, copies, evaluation, figures, fitting, models, progress, reports, runs, slides, training
@@ -99,7 +98,7 @@ def verdict(metrics: dict, settings: Settings) -> str:
 # %%
 def main(settings: Settings) -> dict:
     """Runs all steps and returns what metrics.json holds."""
-    device, console = command_line.choose_device(settings.device), Console()
+    device, console = command_line.choose_device(settings.device), progress.terminal()
     print(command_line.first_line("reproduce_blog", device, str(settings.data)), flush=True)
 
     runs.check_new(settings.out)

@@ -55,7 +55,7 @@ def main(settings: Settings) -> dict:
     """Runs the job and returns what metrics.json holds."""
     settings = resuming.own_settings(settings)
     device = command_line.choose_device(settings.device)
-    console = Console()
+    console = progress.terminal()
     drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
     print(command_line.first_line("train", device, str(settings.data or drawn)), flush=True)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from cnn import command_line
+from cnn import command_line, progress
 from cnn.errors import ImageError, ShapeError, UserError
 
 
@@ -154,3 +154,13 @@ def test_a_recipe_knows_the_size_of_its_images_and_how_many_fit_into_memory(opti
 def test_a_recipe_that_cannot_be_names_its_option(option, value):
     with pytest.raises(UserError, match=f"^--{option.replace('_', '-')}: got {value}, wants at (least|most)"):
         command_line.Recipe(**{option: value})
+
+
+def test_a_terminal_shows_names_and_obeys_none_of_them(capsys):
+    console = progress.terminal()
+    with console.capture() as shown:
+        console.print("[red]a[/b] :smile: [0.1, 0.2]", highlight=False)
+    assert shown.get() == "[red]a[/b] :smile: [0.1, 0.2]\n"
+    with pytest.raises(SystemExit), command_line.one_sentence():
+        raise UserError("\x1b[31m.png: two\nlines")
+    assert capsys.readouterr().err == "error: \\x1b[31m.png: two\nlines\n"

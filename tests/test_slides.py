@@ -163,15 +163,17 @@ def test_all_bad_files_are_listed_in_one_error(tmp_path):
     (tmp_path / "a/folder.png").mkdir()
     os.mkfifo(tmp_path / "a/pipe.jpg")
     (tmp_path / "a" / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    (tmp_path / "a" / "\x1b[31m.png").write_bytes(b"")  # would turn a terminal red
     with pytest.raises(UserError) as caught:
         read(tmp_path)
     lines = str(caught.value).split("\n")
-    assert lines[0] == "26 of 28 files cannot be used as images:"
-    assert lines[1] == f"  {tmp_path}/a/folder.png: is a folder, not a file; rename it, or name a file"
-    assert lines[2].startswith(f"  {tmp_path}/a/pipe.jpg: is a pipe")
-    assert lines[3] == rf"  {tmp_path}/a/\udcff.png: has a name that is not Unicode; rename it"
-    assert lines[4].startswith(f"  {tmp_path}/b/00.tif: is no TIFF, JPEG or PNG inside: it begins with b'no pictu'")
-    assert (len(lines), lines[-1]) == (1 + 20 + 1, "  and 6 more")
+    assert lines[0] == "27 of 29 files cannot be used as images:"
+    assert lines[1] == rf"  {tmp_path}/a/\x1b[31m.png: has a name that cannot be printed; rename it"
+    assert lines[2] == f"  {tmp_path}/a/folder.png: is a folder, not a file; rename it, or name a file"
+    assert lines[3].startswith(f"  {tmp_path}/a/pipe.jpg: is a pipe")
+    assert lines[4] == rf"  {tmp_path}/a/\udcff.png: has a name that cannot be printed; rename it"
+    assert lines[5].startswith(f"  {tmp_path}/b/00.tif: is no TIFF, JPEG or PNG inside: it begins with b'no pictu'")
+    assert (len(lines), lines[-1]) == (1 + 20 + 1, "  and 7 more")
 
 
 def test_bad_files_are_left_out_and_told_if_one_asks_for_it(tmp_path):
