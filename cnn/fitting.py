@@ -43,6 +43,7 @@ class Keeper:
         """Writes a checkpoint; if it was asked to stop, says how to go on and ends the process."""
         record = {
             "sums": [list(one) for one in point.sums],
+            "seconds": point.seconds,
             "history": [list(epoch[:6]) for epoch in history],
             "kept": kept and list(kept[:6]),
         }
@@ -63,7 +64,7 @@ class Keeper:
         history = [Epoch(*epoch, None, None) for epoch in record["history"]]
         console.print(f"going on after step {found.step}", highlight=False)
         return (
-            Point(found.step, state, [Sums(*one) for one in record["sums"]]),
+            Point(found.step, state, [Sums(*one) for one in record["sums"]], record["seconds"]),
             history,
             record["kept"] and Epoch(*record["kept"], kept, None),
         )

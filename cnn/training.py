@@ -48,6 +48,7 @@ class Point(NamedTuple):
     step: int  # steps taken
     state: State  # the next step donates it: to be saved, or copied, before the next one is asked for
     sums: list[Sums]  # of the steps of an epoch that has begun, as numbers
+    seconds: float = 0.0  # that this epoch has taken so far
 
 
 class Epoch(NamedTuple):
@@ -215,12 +216,12 @@ def train(
     graph = nnx.graphdef(network)
     step, predict = step or make_step(graph, optimizer, augmentation), make_predictor(graph, use_batch or batch)
     start = start or Point(0, initial_state(network, optimizer), [])
-    done, state, sums = start.step, start.state, list(start.sums)
+    done, state, sums, seconds = start.step, start.state, list(start.sums), start.seconds
     steps_key = keys_of(seed).steps
     on_device, labels_on_device = jnp.asarray(images), jnp.asarray(labels)
     a_epoch = -(-per_epoch // batch)  # steps
     for number in range(done // a_epoch + 1, epochs + 1):
-        started = time.perf_counter()
+        started = time.perf_counter() - seconds
         indices, weights = epoch_batches(len(members), batch, per_epoch, seed, number)
         for i in range(done % a_epoch, a_epoch):
             key, batch_members = jax.random.fold_in(steps_key, done), members[indices[i]]
@@ -240,10 +241,10 @@ def train(
             if done % a_epoch and pause():
                 sums = [Sums(float(s.loss), float(s.correct), s.images) for s in sums]
                 check_finite(sums, done)
-                yield Point(done, state, list(sums))
+                yield Point(done, state, list(sums), time.perf_counter() - started)
         check_finite(sums, done)
         loss, accuracy = (sum(float(part) for part in parts) / per_epoch for parts in list(zip(*sums))[:2])
-        sums = []
+        sums, seconds = [], 0.0
         judged = (np.nan, np.nan)
         if validation is not None:
             judged = judge_logits(predict(state.parameters, validation[0]), validation[1])

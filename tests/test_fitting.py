@@ -20,7 +20,7 @@ from cnn import fitting
 from cnn.errors import UserError
 from cnn.fitting import Keeper
 from cnn.optimizer import make_optimizer
-from cnn.training import make_step
+from cnn.training import Point, Sums, initial_state, make_step
 from tests.test_training import bytes_of, fade, pictures, tiny_network
 
 
@@ -87,6 +87,16 @@ def test_a_training_that_had_ended_is_not_trained_on(tmp_path):
     assert figures_of(history) == figures_of(whole)
     assert bytes_of(kept.parameters) == bytes_of(best.parameters)
     assert "epoch " not in text
+
+
+def test_the_time_of_an_epoch_counts_what_it_took_before_an_interruption(tmp_path):
+    keeper = Keeper(tmp_path / "c", "", every=0)
+    step = initial_state(tiny_network(0.3), compiled()["optimizer"])
+    keeper.save(Point(7, step, [Sums(1.0, 2.0, 4)], seconds=100.0), [], None)
+    history, _, _ = fitted(tmp_path / "c")
+    assert [epoch.number for epoch in history] == [3, 4]
+    assert 100 < history[0].seconds < 150
+    assert history[1].seconds < 50
 
 
 def test_a_checkpoint_is_written_when_it_is_time(tmp_path, monkeypatch):
