@@ -9,6 +9,7 @@ since what a step does depends on the seed and its number alone.
 import hashlib
 import json
 import logging
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ import orbax.checkpoint as ocp
 from cnn.errors import UserError
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells of every file it writes, and raises errors too
+SPARE = 1 << 18  # bytes of a checkpoint that are not its arrays: names, shapes, the record
 KEPT = 3  # checkpoints: the newest, and two to fall back on
 
 
@@ -65,18 +67,24 @@ class Checkpoints:
         text = json.dumps({"digests": {name: digest(array) for name, array in arrays.items()}, **checkpoint.record})
         record = {"text": text, "digest": hashlib.sha256(text.encode()).hexdigest()}
         content = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), record=ocp.args.JsonSave(record))
+        # Asked before, because Orbax' threads tell of a full disk by dozens of tracebacks.
+        free = shutil.disk_usage(self.folder).free
+        if free < sum(array.nbytes for array in arrays.values()) + len(text) + SPARE:
+            raise self._unwritten(checkpoint.step, f"the disk is full: {free / 1e6:.1f} MB are left", "make room")
         try:
             self.manager.save(checkpoint.step, args=content, force=True)
         except (OSError, ValueError) as error:
             full = "RESOURCE_EXHAUSTED" in str(error) or "No space" in str(error)
             reason = "the disk is full" if full else " ".join(str(error).split())[:200]
-            before = self.manager.latest_step()
-            kept = "there is none before it" if before is None else f"the one of step {before} is kept"
-            remedy = "make room" if full else "see to that"
-            raise UserError(
-                f"{self.folder}: the checkpoint of step {checkpoint.step} cannot be written ({reason}); {kept}; "
-                f"{remedy}, and go on with --resume"
-            ) from None
+            raise self._unwritten(checkpoint.step, reason, "make room" if full else "see to that") from None
+
+    def _unwritten(self, step: int, reason: str, remedy: str) -> UserError:
+        before = self.manager.latest_step()
+        kept = "there is none before it" if before is None else f"the one of step {before} is kept"
+        return UserError(
+            f"{self.folder}: the checkpoint of step {step} cannot be written ({reason}); {kept}; {remedy}, and go on "
+            "with --resume"
+        )
 
     def steps(self) -> list[int]:
         """The steps of which there is a checkpoint, the newest first."""

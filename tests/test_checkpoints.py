@@ -149,3 +149,23 @@ def test_a_full_disk_is_told_in_one_sentence_and_the_checkpoint_before_it_is_int
         "make room, and go on with --resume"
     )
     assert Checkpoints(tmp_path / "c").restore(LIKE, refuse).step == 1
+
+
+def test_a_disk_without_room_for_a_checkpoint_is_not_begun_upon(tmp_path, monkeypatch):
+    checkpoints = write(tmp_path / "c", 1)
+    left = shutil.disk_usage(tmp_path)._replace(free=100_000)
+    monkeypatch.setattr("cnn.checkpoints.shutil.disk_usage", lambda path: left)
+    with pytest.raises(UserError, match=r"\(the disk is full: 0.1 MB are left\); the one of step 1 is kept; make room"):
+        checkpoints.save(Checkpoint(2, state(2), {}))
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1"]
+
+
+def test_what_else_hinders_a_save_is_named_as_it_is(tmp_path, monkeypatch):
+    checkpoints = write(tmp_path / "c", 1)
+
+    def refused(*arguments, **options):
+        raise PermissionError(13, "Permission denied", "c/2")
+
+    monkeypatch.setattr(checkpoints.manager, "save", refused)
+    with pytest.raises(UserError, match=r"\(\[Errno 13\] Permission denied: 'c/2'\); .* see to that, and go on with"):
+        checkpoints.save(Checkpoint(2, state(2), {}))
