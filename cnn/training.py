@@ -230,10 +230,9 @@ def train(
             done += 1
             if debug_nans and not np.isfinite(float(loss)):
                 augment_key, layers_key = jax.random.split(key)  # as in the step
-                shown = as_light(on_device[batch_members])
-                augmented = partial(batched(augmentation), augment_key, shown)
+                shown = batched(augmentation)(augment_key, as_light(on_device[batch_members]))
                 place = first_unsound(
-                    nnx.merge(graph, before), augmented, labels_on_device[batch_members], weights[i], layers_key
+                    nnx.merge(graph, before), shown, labels_on_device[batch_members], weights[i], layers_key
                 )
                 raise UserError(f"training: in step {done} {place}; try a smaller --learning-rate")
             sums.append(Sums(loss, correct, int(weights[i].sum())))

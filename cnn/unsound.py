@@ -4,8 +4,6 @@ The step is taken again, slowly, and looked at in the order in which it is compu
 out of each layer, the loss, and then the gradients, which are computed from the last layer back to the first.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -20,14 +18,12 @@ def _unsound(array: jax.Array) -> int:
     return int((~jnp.isfinite(array)).sum())
 
 
-def first_unsound(
-    network: Network, augment: Callable[[], jax.Array], labels: jax.Array, weights: jax.Array, key: jax.Array
-) -> str:
+def first_unsound(network: Network, images: jax.Array, labels: jax.Array, weights: jax.Array, key: jax.Array) -> str:
     """Says where the first number that is infinite or none appears in a training step.
 
     Args:
         network: with the weights from before the step.
-        augment: gives the augmented images, (batch, height, width, channels).
+        images: (batch, height, width, channels), augmented as in the step.
         labels, weights: (batch,), as in the step.
         key: of the layers' randomness, as in the step.
     Returns:
@@ -36,9 +32,9 @@ def first_unsound(
     for name, array in named_arrays(nnx.state(network)).items():
         if _unsound(array):
             return f"{_unsound(array)} of the {array.size} numbers in {name} have become infinite or none"
-    inputs = augment()
-    if _unsound(inputs):
-        return f"the augmentation makes {_unsound(inputs)} of {inputs.size} numbers infinite or none"
+    if _unsound(images):
+        return f"the augmentation makes {_unsound(images)} of {images.size} numbers infinite or none"
+    inputs = images
     graph, learned, rest = nnx.split(network, nnx.Param, ...)
     for i, layer in enumerate(nnx.merge(graph, learned, rest, copy=True).layers):  # a copy: batch norm keeps means
         outputs = layer(inputs, key=jax.random.fold_in(key, i))
@@ -50,7 +46,7 @@ def first_unsound(
         inputs = outputs
 
     def loss_of(learned: nnx.State) -> jax.Array:
-        logits = nnx.merge(graph, learned, rest, copy=True)(augment(), key=key)
+        logits = nnx.merge(graph, learned, rest, copy=True)(images, key=key)
         return (cross_entropy(logits, labels) * weights).sum() / weights.sum()
 
     loss, gradients = jax.value_and_grad(loss_of)(learned)

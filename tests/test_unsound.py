@@ -18,7 +18,7 @@ IMAGES = jnp.full((2, 6, 8, 3), 0.5)
 
 def place(network: Network, images: jax.Array = IMAGES) -> str:
     """What is said of one step on two images."""
-    return first_unsound(network, lambda: images, jnp.array([0, 1]), jnp.ones(2), KEY)
+    return first_unsound(network, images, jnp.array([0, 1]), jnp.ones(2), KEY)
 
 
 def test_a_weight_that_is_no_number_is_named():
