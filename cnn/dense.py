@@ -38,9 +38,9 @@ def relu(inputs: jax.Array) -> jax.Array:
     >>> relu(jnp.array([-2.0, 0.0, 3.0])).tolist()
     [0.0, 0.0, 3.0]
     """
-    # `where` makes the gradient at 0 exactly 0; `maximum` would give one half there. NaN > 0 is false, but NaN is
-    # kept by the second condition, so that it is not hidden.
-    return jnp.where((inputs > 0) | (inputs != inputs), inputs, 0)
+    # `where` makes the gradient at 0 exactly 0; `maximum` would give one half there. NaN <= 0 is false, so that NaN is
+    # kept, and not hidden.
+    return jnp.where(inputs <= 0, 0, inputs)
 
 
 def flatten(images: jax.Array) -> jax.Array:

@@ -24,6 +24,7 @@ from cnn.windows import Padding, Sides
 
 _PLAIN = ("NHWC", "HWIO", "NHWC")
 _FEW = 16  # channels after folding up to which it was faster; with more there is no arithmetic left unused
+_NONE = ((0, 0), (0, 0))
 
 
 def convolve(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = "VALID") -> jax.Array:
@@ -49,7 +50,7 @@ def convolve(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = 
     """
     stride, sides, out = geometry(images.shape, kernel.shape, stride, padding)
     if 1 < stride[0] * stride[1] <= _FEW / kernel.shape[2] and not any(w % s for w, s in zip(kernel.shape, stride)):
-        return _convolve(*fold(images, kernel, stride, sides, out), (1, 1), ((0, 0), (0, 0)))
+        return _convolve(*fold(images, kernel, stride, sides, out), (1, 1), _NONE)
     return _convolve(images, kernel, stride, sides)
 
 
@@ -81,8 +82,45 @@ def fold(images: jax.Array, kernel: jax.Array, stride, sides: Sides, out) -> tup
     return blocks.reshape(batch, rows, columns, -1), taps.reshape(*taps.shape[:2], -1, kernel.shape[3])
 
 
+def convolve_by_four(images: jax.Array, kernel: jax.Array, sides: Sides, out) -> jax.Array:
+    """Takes four neighbouring places at a time, of images of few channels: a convolution that steps by 1, as before.
+
+    Blocks of 2 x 2 pixels become 4 * in channels; the kernel, laid in each of the four ways in which it can begin in a
+    block, becomes one of 4 * out. For a 3 x 3 kernel that is a 2 x 2 one with 16 / 9 of the products, but processors
+    compute many channels at a time, and three leave them idle: 32 x 120 x 160 x 3 to 32 channels and the pool after it,
+    24 ms before, 14 ms so (two cores). The pool's four slices are then those channels, and XLA never undoes the blocks.
+    A pixel that is infinite or no number spoils all four, since the added products are with 0.
+
+    Args:
+        images, kernel, sides: see `convolve`; the stride is 1.
+        out: height and width of the result.
+    Returns:
+        (batch, *out, out_channels).
+    """
+    (kernel_height, kernel_width, channels, kernels), blocks = kernel.shape, [-(-n // 2) for n in out]
+    taps = [-(-(w + 1) // 2) for w in kernel.shape[:2]]  # blocks that a kernel reaches, wherever in one it begins
+    edges = [
+        (low, 2 * (places + reach - 1) - n - low, 0)
+        for places, reach, n, (low, _) in zip(blocks, taps, images.shape[1:3], sides)
+    ]
+    padded = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    begun = [  # the kernel, beginning at each of the four pixels of a block: (2 * taps, 2 * taps, in, out)
+        jnp.pad(kernel, ((i, 2 * taps[0] - kernel_height - i), (j, 2 * taps[1] - kernel_width - j), (0, 0), (0, 0)))
+        for i in (0, 1)
+        for j in (0, 1)
+    ]
+    four = jnp.stack(begun, axis=3).reshape(2 * taps[0], 2 * taps[1], channels, 4 * kernels)
+    side_by_side = [2 * n for n in blocks]
+    operands = fold(padded, four, (2, 2), _NONE, blocks)
+    result = lax.conv_general_dilated(*operands, (1, 1), _NONE, dimension_numbers=_PLAIN)
+    result = result.reshape(-1, *blocks, 2, 2, kernels).transpose(0, 1, 3, 2, 4, 5)
+    return result.reshape(-1, *side_by_side, kernels)[:, : out[0], : out[1]]
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(images: jax.Array, kernel: jax.Array, stride: tuple[int, int], sides: Sides) -> jax.Array:
+    if stride == (1, 1) and kernel.shape[2] <= _FEW // 4 and min(kernel.shape[:2]) > 1:
+        return convolve_by_four(images, kernel, sides, geometry(images.shape, kernel.shape, stride, sides)[2])
     return lax.conv_general_dilated(images, kernel, stride, sides, dimension_numbers=_PLAIN)
 
 

@@ -24,6 +24,7 @@ from flax import nnx
 from cnn import dense as pure
 from cnn import normalization, pooling
 from cnn.attention import attention_pool, attention_weights
+from cnn.channels import add_bias
 from cnn.errors import ShapeError
 from cnn.fast_convolution import convolve
 from cnn.stains import relative_stains, separate_stains
@@ -77,10 +78,27 @@ class Convolution(nnx.Module):
 
     def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         outputs = convolve(inputs, self.kernel[...], self.stride, self.padding)
-        return outputs if self.bias is None else outputs + self.bias[...]
+        return outputs if self.bias is None else add_bias(outputs, self.bias[...])
 
     def __str__(self) -> str:
         return f"convolution {self.window[0]} x {self.window[1]} x {self.kernel.shape[3]}"
+
+
+class Bias(nnx.Module):
+    """Adds one number a channel, for a convolution that has none of its own; any (batch, height, width, channels).
+
+    After a max pool it costs a quarter, and does the same: max(x) + b = max(x + b). Parameters: bias (channels,).
+    """
+
+    def __init__(self, channels: int):
+        _sizes(channels=channels)
+        self.bias = nnx.Param(jnp.zeros(channels))
+
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        return add_bias(inputs, self.bias[...])
+
+    def __str__(self) -> str:
+        return "bias"
 
 
 class SeparateStains(nnx.Module):
@@ -270,20 +288,3 @@ class Dropout(nnx.Module):
 
     def __str__(self) -> str:
         return f"dropout {self.rate:g}"
-
-
-class Network(nnx.Module):
-    """Layers, one after the other. Given a key, layer number i gets `fold_in(key, i)`: each its own randomness.
-
-    >>> network = Network([Flatten(), Dense(12, 1, key=jax.random.key(0))])
-    >>> network(jnp.ones((5, 2, 2, 3))).shape
-    (5, 1)
-    """
-
-    def __init__(self, layers: list[nnx.Module]):
-        self.layers = nnx.List(layers)
-
-    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        for i, layer in enumerate(self.layers):
-            inputs = layer(inputs, key=None if key is None else jax.random.fold_in(key, i))
-        return inputs

@@ -14,17 +14,18 @@ from cnn.layers import (
     AttentionPool,
     AveragePool,
     BatchNorm,
+    Bias,
     Convolution,
     Dense,
     Dropout,
     Flatten,
     GlobalAveragePool,
     MaxPool,
-    Network,
     ReLU,
     SeparateStains,
     he_normal,
 )
+from cnn.network import Network
 from cnn.windows import receptive_fields
 
 
@@ -91,7 +92,9 @@ def _finish(layers: list[nnx.Module], image_shape, hidden: int, dropout: float, 
 def seed(image_shape: tuple[int, int, int], classes: int, *, dropout: float = 0.7, key: jax.Array) -> Network:
     """The network of 2017: three 3 x 3 convolutions of 32 channels, two max-pools, a dense layer of 64.
 
-    2,065,473 parameters for 120 x 160 x 3 images and two classes; 99 % of them in the first dense layer.
+    2,065,473 parameters for 120 x 160 x 3 images and two classes; 99 % of them in the first dense layer. In 2017 the
+    pools came after bias and ReLU. Both keep order, max(relu(x + b)) = relu(max(x) + b), so that before them a pool
+    gives the same numbers and gradients, and leaves them a quarter of the work: 207 ms a step of 32 images, now 167.
 
     Args:
         image_shape: (height, width, channels); images hold values from 0 to 1.
@@ -101,14 +104,9 @@ def seed(image_shape: tuple[int, int, int], classes: int, *, dropout: float = 0.
     """
     keys = jax.random.split(key, 5)
     layers = [
-        Convolution(_channels(image_shape), 32, key=keys[0]),
-        ReLU(),
-        MaxPool(2),
-        Convolution(32, 32, key=keys[1]),
-        ReLU(),
-        Convolution(32, 32, key=keys[2]),
-        ReLU(),
-        MaxPool(2),
+        *(Convolution(_channels(image_shape), 32, bias=False, key=keys[0]), MaxPool(2), Bias(32), ReLU()),
+        *(Convolution(32, 32, key=keys[1]), ReLU()),
+        *(Convolution(32, 32, bias=False, key=keys[2]), MaxPool(2), Bias(32), ReLU()),
     ]
     return _finish(layers, image_shape, 64, dropout, classes, keys, jax.nn.initializers.glorot_uniform())
 
@@ -122,7 +120,8 @@ def wbc(image_shape: tuple[int, int, int], classes: int, *, dropout: float = 0.7
     keys = jax.random.split(key, 5)
     layers, channels = [], _channels(image_shape)
     for number, out_channels in enumerate((32, 32, 64)):
-        layers += [Convolution(channels, out_channels, key=keys[number]), ReLU(), MaxPool(2)]
+        convolution = Convolution(channels, out_channels, bias=False, key=keys[number])
+        layers += [convolution, MaxPool(2), Bias(out_channels), ReLU()]  # in this order for speed: see `seed`
         channels = out_channels
     return _finish(layers, image_shape, 64, dropout, classes, keys, jax.nn.initializers.glorot_uniform())
 

@@ -4,9 +4,12 @@ Both are written as a sum (or maximum) over the offsets inside a window: for eac
 pixel of every window at once. A 2 x 2 pool is thus four slices, which XLA fuses into one pass.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from cnn.errors import ShapeError
 from cnn.windows import Padding, Sides, pair, places, resolve_padding
@@ -70,11 +73,51 @@ def max_pool(images: jax.Array, window=2, stride=None, padding: Padding = "VALID
     [5.0, 8.0]
     """
     window, stride, sides, out = _geometry("max pool", images.shape, window, stride, padding, ceil)
-    largest = None
-    for pixel in _slices(_pad(images, sides, -jnp.inf), window, stride, out):
-        # `where` rather than `maximum`: on a tie its gradient goes to one side, wholly. `largest != largest` is NaN.
-        largest = pixel if largest is None else jnp.where((largest >= pixel) | (largest != largest), largest, pixel)
-    return largest
+    padded = _pad(images, sides, -jnp.inf)
+    return _largest(padded, window, stride, out, padded.shape[1:3])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3, 4))
+def _largest(padded: jax.Array, window, stride, out, size) -> jax.Array:
+    return _largest_and_which(padded, window, stride, out, size)[0]
+
+
+def _largest_and_which(padded, window, stride, out, size):
+    """The largest pixel of each window, and its number in reading order: all that the way back needs to know.
+
+    A number of one byte a window is kept for it, not the four pixels: 5 MB in place of 76 for the first pool of the
+    network of 2017 (batch 32).
+    """
+    largest, which = None, None
+    for number, pixel in enumerate(_slices(padded, window, stride, out)):
+        if largest is None:
+            largest, which = pixel, jnp.zeros(pixel.shape, jnp.int8 if window[0] * window[1] < 128 else jnp.int32)
+        else:
+            wins = ~((largest >= pixel) | (largest != largest))  # the last: `largest` is NaN, and stays
+            largest, which = jnp.where(wins, pixel, largest), jnp.where(wins, number, which)
+    return largest, which
+
+
+def _back_to_the_largest(window, stride, out, size, which, upstream):
+    """d_padded: each window's upstream gradient at the pixel that won, 0 elsewhere; windows that overlap add up."""
+    zero = jnp.zeros((), upstream.dtype)
+    if window == stride:  # Each pixel lies in one window: laid out large, in one pass (2 x 2: 10 ms -> 6).
+        large = [jnp.repeat(jnp.repeat(a, window[0], 1), window[1], 2) for a in (which, upstream)]
+        rows, columns = (jnp.arange(count * w) % w for count, w in zip(out, window))
+        here = (rows[:, None, None] * window[1] + columns[:, None]).astype(which.dtype)
+        edges = [(0, n - count * w, 0) for n, count, w in zip(size, out, window)]
+        return (lax.pad(jnp.where(large[0] == here, large[1], zero), zero, [(0, 0, 0), *edges, (0, 0, 0)]),)
+    total = 0.0
+    for number in range(window[0] * window[1]):
+        edges = [
+            (first, n - first - (count - 1) * s - 1, s - 1)
+            for first, n, count, s in zip(divmod(number, window[1]), size, out, stride)
+        ]
+        total += lax.pad(jnp.where(which == number, upstream, zero), zero, [(0, 0, 0), *edges, (0, 0, 0)])
+    return (total,)
+
+
+_largest.defvjp(_largest_and_which, _back_to_the_largest)
 
 
 def average_pool(images: jax.Array, window=2, stride=None, padding: Padding = "VALID", ceil: bool = False) -> jax.Array:

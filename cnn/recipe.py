@@ -14,8 +14,8 @@ from rich.console import Console
 
 from cnn import augment, models, slides, synthetic, training
 from cnn.errors import ImageError
-from cnn.layers import Network
 from cnn.loss import probabilities
+from cnn.network import Network
 from cnn.optimizer import make_optimizer
 from cnn.progress import bar
 

@@ -11,9 +11,9 @@ from rich.table import Table
 
 from cnn import evaluation, figures
 from cnn.augment import Augmentation, batched
-from cnn.layers import Network
 from cnn.loss import probabilities
 from cnn.models import attention_map
+from cnn.network import Network
 from cnn.runs import write_csv, write_json
 from cnn.slides import Slides
 from cnn.training import Epoch, as_light, make_predictor
@@ -103,13 +103,13 @@ def write_predictions(path: Path, slides: Slides, parts: dict, predicted: np.nda
     return write_csv(path, ("name", "group", "label", "probability", "split"), rows)
 
 
-def draw_samples(path: Path, training: Slides, augmentation: Augmentation, key: jax.Array) -> Path:
-    """A gallery of some training images of every class, and below it what the network sees of them."""
-    each = max(1, 6 // len(training.classes))
-    by_class = [np.flatnonzero(training.labels == label) for label in range(len(training.classes))]
-    some = training.subset(np.concatenate([m[np.linspace(0, len(m) - 1, each).astype(int)] for m in by_class])[:6])
+def draw_samples(path: Path, slides: Slides, chosen: np.ndarray, augmentation: Augmentation, key: jax.Array) -> Path:
+    """A gallery of some of the `chosen` training images of every class, and below it what the network sees of them."""
+    each = max(1, 6 // len(slides.classes))
+    by_class = [chosen[slides.labels[chosen] == label] for label in range(len(slides.classes))]
+    some = slides.subset(np.concatenate([m[np.linspace(0, len(m) - 1, each).astype(int)] for m in by_class])[:6])
     variants = batched(augmentation)(key, as_light(np.tile(some.images, (3, 1, 1, 1))))
-    captions = [f"{training.classes[label]}\n{group}" for label, group in zip(some.labels, some.groups)]
+    captions = [f"{slides.classes[label]}\n{group}" for label, group in zip(some.labels, some.groups)]
     return figures.gallery(
         path,
         [*(some.images / 255), *variants],

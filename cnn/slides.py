@@ -21,6 +21,7 @@ from cnn.cache import check_folder, kept
 from cnn.errors import ImageError, UserError, printable
 from cnn.files import is_image_name, read_file
 from cnn.images import check_size, decode_image, resize
+from cnn.store import room_for
 
 UCSB_NAME = re.compile(r"(ytma\d+_\d{6})_(benign|malignant)\d+_ccd\.\w+$", re.IGNORECASE)
 LAYOUT = "give a folder with one sub-folder of TIFF, JPEG or PNG images a class"
@@ -30,7 +31,7 @@ Progress = Callable[[int, int], None] | None
 
 @dataclass(frozen=True)
 class Slides:
-    """Labelled images of one size, in host memory.
+    """Labelled images of one size, in memory, or in a file if they are too many for it (see `store.room_for`).
 
     images: (number, height, width, 3) uint8, RGB from 0 to 255.
     labels: (number,) int32, each an index into `classes`.
@@ -93,7 +94,9 @@ def read_folder(
         skipped += bad
         good = [i for i, found_digest in enumerate(digests) if not isinstance(found_digest, ImageError)]
         names, groups, digests = ([some[i] for i in good] for some in (names, groups, digests))
-        images = images[good]
+        for place, i in enumerate(good):  # moved up one by one: there may be no room for all of them twice
+            images[place] = images[i]
+        images = images[: len(good)]
         for name in classes:
             if not any(found[left] == name for left in names):
                 raise UserError(f"{folder}: every image of the class {name!r} is bad; the first: {bad[0]}")
@@ -194,9 +197,9 @@ def _groups(names: list[str], pattern: str | None) -> list[str]:
 
 def _read_all(paths, size, fit, filter, progress, threads, cache=None) -> tuple[np.ndarray, list[bytes | ImageError]]:
     """Images (number, height, width, 3) and the SHA-256 of each before resizing, or its error; decoded in threads."""
-    images = np.empty((len(paths), *size, 3), np.uint8)
     if cache is not None:
         check_folder(cache)
+    images = room_for(len(paths), size, cache)
 
     def decoded(data: bytes, path: Path) -> dict[str, np.ndarray]:
         image = decode_image(data, path)
@@ -257,4 +260,6 @@ def _join_copies(names: list[str], labels: np.ndarray, groups: list[str], digest
 def source_digest(slides: Slides) -> str:
     """The SHA-256, 64 hexadecimal digits, of all that a run learns from: names, labels, groups, classes and images."""
     text = json.dumps([slides.names, slides.labels.tolist(), slides.groups, slides.classes, slides.images.shape])
-    return hashlib.sha256(text.encode() + b"\n" + slides.images.tobytes()).hexdigest()
+    digest = hashlib.sha256(text.encode() + b"\n")
+    digest.update(np.ascontiguousarray(slides.images))  # as it lies, without a copy of it all
+    return digest.hexdigest()

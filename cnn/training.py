@@ -2,13 +2,14 @@
 
 A step is four lines of mathematics: draw variants of a batch, compute the loss, differentiate it by every parameter,
 move every parameter a little against its gradient. Everything else here is about doing that with one compilation and
-without copying: the images stay on the device, a step is given only the indices of its batch, and the state that it
-replaces is donated, so that the new parameters are written where the old ones were.
+without copying: the images wait where there is room for them (`store.py`), and the state that a step replaces is
+donated, so that the new parameters are written where the old ones were.
 
 The loop knows no folders, checkpoints or pictures. It yields after every epoch, and the caller decides what to save,
 when to stop and what to draw.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,9 +22,11 @@ import optax
 from flax import nnx
 
 from cnn.augment import Augmentation, batched
+from cnn.devices import feeder, share_batch
 from cnn.errors import UserError
-from cnn.layers import Network
 from cnn.loss import cross_entropy, probabilities
+from cnn.network import Network
+from cnn.store import Chosen
 from cnn.unsound import first_unsound
 
 
@@ -82,30 +85,39 @@ def as_light(images: jax.Array) -> jax.Array:
     return images.astype(jnp.float32) / 255
 
 
-def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, augmentation: Augmentation) -> Callable:
-    """Compiles one training step: (state, key, images, labels, indices, weights) -> (state, (loss, correct)).
+def parts_of(images: jax.Array) -> int:
+    """In how many parts a batch goes through a network's first layers: on a processor, of 160,000 pixels each.
 
-    images (number, height, width, 3) uint8 and labels (number,) int32 are the whole training set, on the device;
-    indices (batch,) int32 says which make up the batch; weights (batch,) is 1, or 0 for a place that only fills up the
-    last batch. Padding and weights keep the batch's shape, and so the compilation, the same. `state` is donated: it
-    must not be used again.
+    Their 32 channels after a convolution then take 20 MB, which a cache holds. A GPU wants all at once, and where
+    there are several devices, each has its part already.
+    """
+    pixels, alone = math.prod(images.shape[:3]), len(jax.devices()) == 1
+    return max(1, round(pixels / 160_000)) if alone and jax.default_backend() == "cpu" else 1
+
+
+def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, augmentation: Augmentation) -> Callable:
+    """Compiles one training step: (state, key, images, labels, weights) -> (state, (loss, correct)).
+
+    images (batch, height, width, 3) uint8, labels (batch,) int32; weights (batch,) is 1, or 0 for a place that only
+    fills up the last batch. Padding and weights keep the batch's shape, and so the compilation, the same. `state` is
+    donated: it must not be used again.
     """
 
     def loss_of(learned: nnx.State, statistics: nnx.State, key, images, labels, weights):
         network = nnx.merge(graph, learned, statistics, copy=True)  # a batch norm writes into its own
-        logits = network(images, key=key)
+        logits = network(images, key=key, parts=parts_of(images))
         losses = cross_entropy(logits, labels)
         correct = probabilities(logits).argmax(axis=1) == labels
         total = (losses * weights).sum()
         return total / weights.sum(), (nnx.state(network, nnx.BatchStat), (total, (correct * weights).sum()))
 
     @partial(jax.jit, donate_argnums=0)
-    def step(state: State, key, images, labels, indices, weights):
+    def step(state: State, key, images, labels, weights):
         augment_key, dropout_key = jax.random.split(key)
-        batch = batched(augmentation)(augment_key, as_light(images[indices]))
+        batch = batched(augmentation)(augment_key, as_light(images))
         learned, statistics = nnx.split_state(state.parameters, nnx.Param, nnx.BatchStat)
         gradients, (statistics, sums) = jax.grad(loss_of, has_aux=True)(
-            learned, statistics, dropout_key, batch, labels[indices], weights
+            learned, statistics, dropout_key, batch, labels, weights
         )
         # A gradient that is infinite or no number ruins the weights, though the loss that it belongs to may be sound.
         total, correct = sums
@@ -170,8 +182,8 @@ def make_predictor(
 
 def train(
     network: Network,
-    training: tuple[np.ndarray, np.ndarray],
-    validation: tuple[np.ndarray, np.ndarray] | None,
+    training: tuple[np.ndarray | Chosen, np.ndarray],
+    validation: tuple[np.ndarray | Chosen, np.ndarray] | None,
     *,
     epochs: int,
     batch: int,
@@ -190,11 +202,11 @@ def train(
     """Trains a network and yields after every epoch; the network itself is left as it is.
 
     All that is random depends on the seed and the number of the step, not on what came before. So a run that is taken
-    up at a Point goes on as it would have gone on, to the last bit.
+    up at a Point goes on as it would have gone on, to the last bit. Where jax shows several devices, all take part.
 
     Args:
-        training, validation: images (number, height, width, 3) uint8, and labels (number,) int32. Without validation
-            its figures are NaN.
+        training, validation: images (number, height, width, 3) uint8, in memory or not (see `store.py`), and labels
+            (number,) int32. Without validation its figures are NaN.
         epochs: how many at most: stop early by not asking for the next.
         batch: images a step.
         per_epoch: images drawn an epoch, each augmented anew; the number of training images unless given.
@@ -218,22 +230,22 @@ def train(
     start = start or Point(0, initial_state(network, optimizer), [])
     done, state, sums, seconds = start.step, start.state, list(start.sums), start.seconds
     steps_key = keys_of(seed).steps
-    on_device, labels_on_device = jnp.asarray(images), jnp.asarray(labels)
+    layout = share_batch(batch)
+    feed = feeder(images, labels, layout and layout[0])
+    state = jax.device_put(state, layout[1]) if layout else state
     a_epoch = -(-per_epoch // batch)  # steps
     for number in range(done // a_epoch + 1, epochs + 1):
         started = time.perf_counter() - seconds
         indices, weights = epoch_batches(len(members), batch, per_epoch, seed, number)
         for i in range(done % a_epoch, a_epoch):
-            key, batch_members = jax.random.fold_in(steps_key, done), members[indices[i]]
+            key, shown = jax.random.fold_in(steps_key, done), feed(members[indices[i]], weights[i])
             before = jax.tree.map(jnp.copy, state.parameters) if debug_nans else None
-            state, (loss, correct) = step(state, key, on_device, labels_on_device, batch_members, weights[i])
+            state, (loss, correct) = step(state, key, *shown)
             done += 1
             if debug_nans and not np.isfinite(float(loss)):
                 augment_key, layers_key = jax.random.split(key)  # as in the step
-                shown = batched(augmentation)(augment_key, as_light(on_device[batch_members]))
-                place = first_unsound(
-                    nnx.merge(graph, before), shown, labels_on_device[batch_members], weights[i], layers_key
-                )
+                light = batched(augmentation)(augment_key, as_light(jnp.asarray(shown[0])))
+                place = first_unsound(nnx.merge(graph, before), light, *map(jnp.asarray, shown[1:]), layers_key)
                 raise UserError(f"training: in step {done} {place}; try a smaller --learning-rate")
             sums.append(Sums(loss, correct, int(weights[i].sum())))
             on_step(done, epochs * a_epoch, sums[-1])

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from cnn.layers import Network
 from cnn.loss import cross_entropy
+from cnn.network import Network
 from cnn.weights import named_arrays
 
 

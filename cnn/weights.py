@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from cnn.errors import UserError
-from cnn.layers import Network
+from cnn.network import Network
 
 
 def named_arrays(parameters: nnx.State) -> dict[str, np.ndarray]:

@@ -49,6 +49,7 @@ from rich.console import Console
 
 from cnn import evaluation, fitting, models, progress, recipe, reports, resuming, runs, slides, splits, training
 from cnn.fitting import Keeper
+from cnn.store import Chosen
 
 
 def main(settings: Settings) -> dict:
@@ -110,7 +111,7 @@ def train_and_judge(settings: Settings, console: Console, folder: Path, data, pa
     """Steps 4 and 5, in a folder that this process has for itself."""
     augmentation = recipe.augmentation(settings)
     drawing = training.keys_of(settings.seed).drawing
-    reports.draw_samples(folder / "samples.png", data.subset(parts["training"]), augmentation, drawing)
+    reports.draw_samples(folder / "samples.png", data, parts["training"], augmentation, drawing)
 
     # 4. Training. Ctrl-C, or a machine that shuts down, finishes the step, saves, and says how to go on.
     per_epoch, steps = recipe.steps(settings, len(parts["training"]))
@@ -121,7 +122,7 @@ def train_and_judge(settings: Settings, console: Console, folder: Path, data, pa
         history, best = fitting.fit(
             console,
             network,
-            *((data.images[parts[name]], data.labels[parts[name]]) for name in ("training", "validation")),
+            *((Chosen(data.images, parts[name]), data.labels[parts[name]]) for name in ("training", "validation")),
             epochs=settings.epochs,
             patience=settings.patience,
             batch=settings.batch,

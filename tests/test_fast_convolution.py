@@ -2,7 +2,7 @@
 
 The gradient is derived here from the loops of the chapter before: what was scattered there is gathered here. Then it is
 held against those loops, against jax's own differentiation, and against differences.
-Next: test_normalization.py.
+Next: test_channels.py.
 """
 
 import jax
@@ -13,7 +13,7 @@ from hypothesis import given
 
 from cnn.convolution import convolve_lax, convolve_loops, convolve_loops_gradient
 from cnn.errors import ShapeError
-from cnn.fast_convolution import convolve, fold, image_gradient, kernel_gradient
+from cnn.fast_convolution import convolve, convolve_by_four, fold, image_gradient, kernel_gradient
 from tests.checkers import assert_equal_arrays, assert_gradient
 from tests.test_convolution import IMAGE, KERNEL, convolutions, drawn, kernel_of, noise, picture
 
@@ -239,3 +239,26 @@ def test_what_would_not_gain_is_not_folded():
     assert strides(32, 4, 2), "many channels"
     assert strides(1, 3, 2), "a kernel that is no multiple of the stride"
     assert not strides(4, 4, 2)
+
+
+# Four places at a time
+
+
+def test_four_places_at_a_time_by_hand():
+    #   2 3 5 7, kernel 10 1: blocks (2 3) (5 7) and one of padding; a place that begins at a block's second pixel
+    #   reaches into the next: 2*10 + 3, 3*10 + 5, 5*10 + 7
+    got = convolve_by_four(picture([[2, 3, 5, 7]]), kernel_of([[10, 1]]), ((0, 0), (0, 0)), (1, 3))
+    assert got.ravel().tolist() == [23, 35, 57]
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "kernel_shape", "padding"),
+    [((2, 7, 8, 3), (3, 3, 3, 5), 0), ((1, 6, 9, 1), (2, 5, 1, 3), ((1, 0), (2, 3))), ((3, 4, 4, 4), (4, 2, 4, 1), 1)],
+    ids=["odd height", "unlike sides", "even kernel"],
+)
+def test_four_places_at_a_time_give_the_sum_of_the_loops(image_shape, kernel_shape, padding):
+    images, kernel = noise(*image_shape), noise(*kernel_shape)
+    want = convolve_loops(images, kernel, 1, padding)
+    sides = padding if isinstance(padding, tuple) else ((padding, padding),) * 2
+    assert_equal_arrays(convolve_by_four(images, kernel, sides, want.shape[1:3]), want, "by four", atol=1e-5)
+    assert_equal_arrays(convolve(images, kernel, 1, padding), want, "as the layers call it", atol=1e-5)

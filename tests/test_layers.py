@@ -17,19 +17,9 @@ from flax import nnx
 from cnn import dense, layers, pooling
 from cnn.errors import ShapeError, UserError
 from cnn.fast_convolution import convolve
-from cnn.layers import (
-    AveragePool,
-    Convolution,
-    Dense,
-    Dropout,
-    Flatten,
-    GlobalAveragePool,
-    MaxPool,
-    Network,
-    ReLU,
-    he_normal,
-)
+from cnn.layers import AveragePool, Convolution, Dense, Dropout, Flatten, GlobalAveragePool, MaxPool, ReLU, he_normal
 from cnn.loss import cross_entropy
+from cnn.network import Network
 from tests.checkers import assert_equal_arrays, assert_gradient
 from tests.test_convolution import noise
 

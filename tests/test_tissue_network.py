@@ -11,7 +11,8 @@ from cnn import models
 from cnn.attention import attention_pool, attention_weights
 from cnn.augment import named
 from cnn.errors import ShapeError
-from cnn.layers import AttentionPool, BatchNorm, Dropout, GlobalAveragePool, LayerNorm, Network, SeparateStains
+from cnn.layers import AttentionPool, BatchNorm, Dropout, GlobalAveragePool, LayerNorm, SeparateStains
+from cnn.network import Network
 from cnn.normalization import EPSILON, layer_norm
 from cnn.stains import combine_stains, relative_stains, separate_stains
 from cnn.training import State as TrainingState
@@ -83,8 +84,7 @@ def test_a_step_moves_the_statistics_and_adam_does_not():
     optimizer = optax.sgd(0.0)
     step = make_step(graph, optimizer, named("none"))
     state = TrainingState(parameters, optimizer.init(nnx.filter_state(parameters, nnx.Param)))
-    labels, indices = np.array([0, 1, 2, 0]), np.arange(4, dtype=np.int32)
-    state, _ = step(state, KEY, images, labels, indices, np.ones(4, np.float32))
+    state, _ = step(state, KEY, images, np.array([0, 1, 2, 0]), np.ones(4, np.float32))
     after = nnx.merge(graph, state.parameters).layers[0]
     assert_equal_arrays(after.mean[...], 0.1 * (images / 255).mean((0, 1, 2)), "running mean", rtol=1e-5)
     assert_equal_arrays(after.variance[...], 0.9 + 0.1 * (images / 255).var((0, 1, 2)), "running variance", rtol=1e-5)

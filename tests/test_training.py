@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from cnn import training
 from cnn.augment import batched, compose
 from cnn.errors import UserError
-from cnn.layers import Convolution, Dense, Dropout, Flatten, MaxPool, Network, ReLU
+from cnn.layers import Convolution, Dense, Dropout, Flatten, MaxPool, ReLU
 from cnn.loss import cross_entropy
+from cnn.network import Network
 from cnn.optimizer import make_optimizer
 from cnn.training import State, make_predictor, make_step
 from cnn.weights import named_arrays
@@ -74,7 +75,10 @@ def test_a_step_is_a_gradient_of_the_mean_loss_and_adam_on_images_that_were_augm
     graph, parameters, state = begin(tiny_network(dropout=0.5), optimizer)
     with jax.debug_key_reuse(True):  # JAX objects if augmentation and dropout draw from one key
         step = make_step(graph, optimizer, fade)
-        given, (state, (loss, correct)) = state, step(state, key, images, labels, chosen, np.ones(3, np.float32))
+        given, (state, (loss, correct)) = (
+            state,
+            step(state, key, images[chosen], labels[chosen], np.ones(3, np.float32)),
+        )
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given.parameters)), "the state is donated"
 
     augment_key, dropout_key = jax.random.split(jax.random.clone(key))
@@ -102,8 +106,9 @@ descent = functools.cache(lambda: make_step(nnx.graphdef(tiny_network()), optax.
 def gradient_of(indices, weights) -> dict[str, np.ndarray]:
     """The gradient by every parameter, and the sums of the losses and of the images that were right."""
     _, parameters, state = begin(tiny_network(), optax.sgd(1.0))
-    places = np.array(indices, np.int32), np.array(weights, np.float32)
-    state, sums = descent()(state, jax.random.key(0), *pictures(8), *places)
+    images, labels = pictures(8)
+    batch = images[indices], labels[indices], np.array(weights, np.float32)
+    state, sums = descent()(state, jax.random.key(0), *batch)
     before, after = named_arrays(parameters), named_arrays(state.parameters)
     return {name: before[name] - after[name] for name in before} | dict(zip(("loss", "correct"), map(np.asarray, sums)))
 

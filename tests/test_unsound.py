@@ -8,7 +8,8 @@ import pytest
 from flax import nnx
 
 from cnn.errors import UserError
-from cnn.layers import Dropout, Network, ReLU
+from cnn.layers import Dropout, ReLU
+from cnn.network import Network
 from cnn.unsound import first_unsound
 from tests.test_training import run, tiny_network
 

@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 
 from cnn.errors import UserError
-from cnn.layers import Convolution, Dense, Dropout, Flatten, Network, ReLU
+from cnn.layers import Convolution, Dense, Dropout, Flatten, ReLU
+from cnn.network import Network
 from cnn.weights import load_weights, named_arrays, save_weights
 
 

@@ -1,0 +1,53 @@
+"""Where images wait for their turn: in memory, or in a file if they are too many for it.
+
+A file that is mapped into memory is used like any array. The system reads the pages that are asked for, and forgets
+them again when memory is short; so a training that asks for one batch at a time needs memory for one batch.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+SHARE = 0.25  # of the machine's memory: images that take more wait in a file
+
+
+def memory() -> int:
+    """The machine's memory in bytes, whoever uses it."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 33
+
+
+def room_for(number: int, size: tuple[int, int], folder: Path | None = None, most: int | None = None) -> np.ndarray:
+    """An array for (number, height, width, 3) uint8: in memory, or in a file if it takes more than `most` bytes.
+
+    Args:
+        folder: where to make the file, which nobody else sees and which goes away with the array; the system's folder
+            for temporary files unless given.
+        most: a quarter of the machine's memory unless given.
+    """
+    shape = (number, *size, 3)
+    if number * size[0] * size[1] * 3 <= (SHARE * memory() if most is None else most):
+        return np.empty(shape, np.uint8)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        return np.memmap(file, np.uint8, "w+", shape=shape)
+
+
+class Chosen:
+    """Some of the images, in the order of `indices`, without a copy: each is fetched when it is asked for.
+
+    >>> letters = Chosen(np.array(["a", "b", "c", "d"]), np.array([3, 0, 2]))
+    >>> len(letters), letters[1:].tolist(), letters[np.array([2, 0])].tolist()
+    (3, ['a', 'c'], ['c', 'd'])
+    """
+
+    def __init__(self, images: np.ndarray, indices: np.ndarray):
+        self.images, self.indices = images, np.asarray(indices)
+        self.shape, self.dtype = (len(indices), *images.shape[1:]), images.dtype
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, which) -> np.ndarray:
+        """The images at `which`, a slice or an array of places among the chosen ones, as an array in memory."""
+        return self.images[self.indices[which]]

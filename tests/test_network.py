@@ -1,0 +1,48 @@
+"""A network as a list of layers, and a batch that goes through it in parts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cnn.layers import BatchNorm, Bias, Convolution, Dense, Dropout, Flatten, GlobalAveragePool, MaxPool, ReLU
+from cnn.network import Network
+from tests.checkers import assert_equal_arrays
+from tests.test_convolution import noise
+
+KEYS = jax.random.split(jax.random.key(1), 3)
+
+
+def local_network() -> Network:
+    layers = [Convolution(3, 4, bias=False, key=KEYS[0]), MaxPool(2), Bias(4), ReLU(), Flatten(), Dropout(0.5)]
+    return Network([*layers, Dense(3 * 4 * 4, 1, key=KEYS[1])])
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5, 9], ids=lambda parts: f"{parts} parts of 5")
+def test_in_parts_a_batch_gives_the_same_logits_and_gradients(parts):
+    network, images, key = local_network(), noise(5, 8, 10, 3), jax.random.key(7)
+    graph, parameters = nnx.split(network)
+
+    def loss(parameters, parts):
+        return (nnx.merge(graph, parameters)(images, key=key, parts=parts) ** 2).sum()
+
+    (whole, d_whole), (cut, d_cut) = (jax.value_and_grad(loss)(parameters, n) for n in (1, parts))
+    assert_equal_arrays(cut, whole, "the loss", rtol=1e-5)
+    for got, want in zip(jax.tree.leaves(d_cut), jax.tree.leaves(d_whole)):
+        assert_equal_arrays(got, want, "a gradient", rtol=1e-4, atol=1e-5)
+
+
+def test_a_batch_norm_sees_the_whole_batch_though_the_layers_before_it_saw_parts():
+    norm = BatchNorm(2)
+    network = Network([Convolution(3, 2, key=KEYS[0]), norm, GlobalAveragePool()])
+    images = noise(4, 5, 5, 3)
+    seen = network.layers[0](images)
+    network(images, key=jax.random.key(0), parts=4)
+    assert_equal_arrays(norm.mean[...], 0.1 * seen.mean((0, 1, 2)), "the mean over all four images", atol=1e-6)
+
+
+def test_a_network_without_local_layers_ignores_the_parts():
+    network = Network([Flatten(), Dense(12, 2, key=KEYS[2])])
+    images = jnp.asarray(noise(4, 2, 2, 3))
+    assert np.array_equal(network(images, parts=3), network(images))
