@@ -1,7 +1,7 @@
 """Putting augmentations together: one after the other, over a batch, and the settings that have a name.
 
 An augmentation never sees a label, and never changes a shape, but for a crop, which gives all images the same new one.
-It runs on the device, inside the compiled training step, so every epoch sees new variants and none is ever stored.
+It runs on the device before each training step, so every epoch sees new variants and none is ever stored.
 """
 
 import math
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
 from cnn.appearance import random_blur, random_brightness_and_contrast, random_stain
 from cnn.errors import UserError
@@ -19,24 +20,31 @@ from cnn.geometry import (
     random_flip_vertical,
     random_transpose,
 )
+from cnn.stains import as_light
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]  # (key, image) -> image
+MOVE_BYTES = (random_flip_horizontal, random_flip_vertical, random_transpose, random_crop, random_affine)
 
 
 def compose(*augmentations: Augmentation) -> Augmentation:
     """One augmentation that applies all, the first first; number i gets `fold_in(key, i)`.
 
-    >>> import jax.numpy as jnp
     >>> flip = partial(random_flip_horizontal, probability=1.0)
     >>> compose(flip, flip)(jax.random.key(0), jnp.array([[[1.0], [2.0]]])).ravel().tolist()
     [1.0, 2.0]
     """
 
+    def part(i: int, augmentation: Augmentation) -> Augmentation:
+        return lambda key, image: augmentation(jax.random.fold_in(key, i), image)
+
+    parts = [part(i, augmentation) for i, augmentation in enumerate(augmentations)]
+
     def composed(key: jax.Array, image: jax.Array) -> jax.Array:
-        for i, augmentation in enumerate(augmentations):
-            image = augmentation(jax.random.fold_in(key, i), image)
+        for part in parts:
+            image = part(key, image)
         return image
 
+    composed.parts = list(zip(augmentations, parts))  # for `compiled`
     return composed
 
 
@@ -49,12 +57,39 @@ def batched(augmentation: Augmentation) -> Augmentation:
     return over_batch
 
 
+def compiled(augmentation: Augmentation) -> Augmentation:
+    """`batched`, compiled: (key, images) -> light, (batch, height, width, 3), of bytes or light.
+
+    What `compose` put together becomes a program for each part. In one program XLA joins the parts into a single loop
+    over the result's pixels, and computes, for each of them, all that the earlier parts make of every pixel that the
+    later ones look at. 32 images of 240 x 320, two flips, an affine map and a blur: 205 ms as one program, 40 as four.
+    """
+
+    def program(augmentation: Augmentation, part: Augmentation) -> Callable:
+        bytes_too = getattr(augmentation, "func", augmentation) in MOVE_BYTES  # `partial` holds the function in `func`
+        return jax.jit(lambda keys, images: jax.vmap(part)(keys, images if bytes_too else as_light(images)))
+
+    programs = [program(*pair) for pair in getattr(augmentation, "parts", [(augmentation, augmentation)])]
+    keys_for, light = jax.jit(jax.random.split, static_argnums=1), jax.jit(as_light)
+
+    def over_batch(key: jax.Array, images: jax.Array) -> jax.Array:
+        keys = keys_for(key, len(images))
+        for program in programs:
+            images = program(keys, images)
+        return light(images) if images.dtype == jnp.uint8 else images
+
+    return over_batch
+
+
 AUGMENTATIONS: dict[str, Augmentation] = {
     "none": compose(),
     # What the pipeline of 2017 drew: Keras' `ImageDataGenerator(rotation_range=50, width_shift_range=0.1,
     # height_shift_range=0.1, shear_range=0.2, horizontal_flip=True, vertical_flip=True, fill_mode="constant")`; its
     # shear of 0.2 was in radians, and its sampling nearest-neighbour. The corners of a turned image are black.
+    # Keras flipped last; since every angle, shift and slant is as likely as its opposite, it is the same to flip first.
     "seed": compose(
+        random_flip_horizontal,
+        random_flip_vertical,
         partial(
             random_affine,
             max_degrees=50.0,
@@ -63,14 +98,12 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             sampling="nearest",
             fill="constant",
         ),
-        random_flip_horizontal,
-        random_flip_vertical,
     ),
     # Tissue has no up or down, so any angle is as likely; mirrored edges add no black corners that a network could
     # take for tissue; stain and focus differ from laboratory to laboratory.
     "default": compose(
-        partial(random_affine, max_degrees=180.0, max_shift=0.05, max_zoom=1.1, sampling="bilinear", fill="reflect"),
         random_flip_horizontal,
+        partial(random_affine, max_degrees=180.0, max_shift=0.05, max_zoom=1.1, sampling="bilinear", fill="reflect"),
         partial(random_blur, max_sigma=0.6),
         partial(random_stain, max_scale=0.15, max_offset=0.02),
         partial(random_brightness_and_contrast, max_brightness=0.05, max_contrast=0.1),

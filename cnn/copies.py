@@ -11,9 +11,9 @@ import jax
 import numpy as np
 
 from cnn import images
-from cnn.augment import batched, named
+from cnn.augment import compiled, named
 from cnn.slides import Slides
-from cnn.training import as_light, keys_of
+from cnn.training import keys_of
 
 
 def draw_copies(
@@ -37,7 +37,7 @@ def draw_copies(
     """
     key = keys_of(seed).drawing
     rng = np.random.Generator(np.random.PCG64(seed))
-    draw = jax.jit(batched(named("seed")))
+    draw = compiled(named("seed"))
     disk: dict[str, tuple[np.ndarray, int]] = {}  # name -> image, source
     total = each * len(originals.classes)
     for label in range(len(originals.classes)):
@@ -47,7 +47,7 @@ def draw_copies(
             sources = order[start : start + batch]
             filled = np.resize(sources, batch)  # batches of one size: one compilation
             batch_key = jax.random.fold_in(jax.random.fold_in(key, label), start)
-            copies = np.asarray(draw(batch_key, as_light(originals.images[filled])))
+            copies = np.asarray(draw(batch_key, originals.images[filled]))
             for source, copy in zip(sources, np.round(copies * 255).astype(np.uint8)):
                 name = f"{originals.names[source]}/{rng.integers(10_000)}"
                 read_back = images.decode_image(images.encode_jpeg(copy), name)

@@ -204,3 +204,23 @@ def cost(path: Path, sizes: list[int], seconds: dict[str, list[float | None]], x
     axes.grid(alpha=0.3)
     axes.legend(fontsize=9)
     return _save(figure, path)
+
+
+def bars(path: Path, panels: dict[str, dict[str, float]], ours: str, title: str) -> Path:
+    """Milliseconds as bars, shortest first, a panel for each piece of work; the bar named `ours` in another colour."""
+    heights = [len(values) + 1.2 for values in panels.values()]
+    figure = Figure(figsize=(8.5, 0.36 * sum(heights) + 0.6), layout="constrained")
+    for axes, (name, values) in zip(
+        figure.subplots(len(panels), 1, height_ratios=heights, squeeze=False).flat, panels.items()
+    ):
+        names = sorted(values, key=values.get, reverse=True)
+        drawn = axes.barh(names, [values[n] for n in names], color=[BLUE if n == ours else GREY for n in names])
+        axes.bar_label(
+            drawn, [f"{values[n]:,.0f}" if values[n] >= 100 else f"{values[n]:.3g}" for n in names], padding=3
+        )
+        axes.set_xlim(0, 1.12 * max(values.values()))
+        axes.set_title(name, fontsize=10, loc="left")
+        axes.set_xticks([])
+        axes.spines[["top", "right", "bottom"]].set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    return _save(figure, path)

@@ -1,9 +1,10 @@
 """Moving an image: flips, and everything that an affine map can do (rotation, shift, shear, zoom) in one resampling.
 
 The contract of every augmentation: `random_thing(key, image, *, options) -> image`, where an image is (height, width,
-channels), float32 from 0 to 1, and the result has the same shape and range. "How much" is drawn from the key; "what" is
-done by a function beside it that has no randomness: `random_rotation` draws an angle, `affine` with `rotation(angle)`
-turns the image. Every augmentation handles one image; `augment.batched` makes it one for batches.
+channels), light as float32 from 0 to 1, and the result has the same shape and range. Those of this file, which move
+pixels, take bytes too, uint8 from 0 to 255, a quarter of the memory; a resampling makes them light. "How much" is drawn
+from the key; "what" is done by a function beside it that has no randomness: `random_rotation` draws an angle, `affine`
+with `rotation(angle)` turns the image. Each handles one image; `augment.batched` makes it one for batches.
 
 An affine map says, for each pixel of the result, where in the given image to look: (y, x) in = matrix @ (y, x, 1) out,
 both measured in pixels from the image's centre, y downwards. Looking from the result backwards leaves no holes.
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn.errors import ShapeError, UserError
+from cnn.stains import as_light
 
 # ------------------------------------------------------------------------------------------------------------ matrices
 
@@ -58,14 +60,14 @@ def affine(
     """Resamples an image through an affine map; several maps are one: multiply their matrices first.
 
     Args:
-        image: (height, width, channels), floating point.
+        image: (height, width, channels), floating point or uint8.
         matrix: (3, 3), from pixels of the result to pixels of the image, about the centre (see the file's docstring).
         sampling: "nearest" takes the pixel that is nearest; "bilinear" weighs the four around by their distance.
         fill: what lies outside the outermost pixel centres: "constant" (`value`), "edge" (the outermost pixel), or
             "reflect" (mirrored: ..b a | a b c..).
         value: for "constant".
     Returns:
-        (height, width, channels), of the image's dtype.
+        (height, width, channels), of the image's dtype; of bytes, light as float32.
     Raises:
         UserError: for an unknown `sampling` or `fill`.
     """
@@ -78,7 +80,7 @@ def affine(
     y_out, x_out = jnp.meshgrid(jnp.arange(height) - centre_y, jnp.arange(width) - centre_x, indexing="ij")
     y = matrix[0, 0] * y_out + matrix[0, 1] * x_out + matrix[0, 2] + centre_y  # (height, width), pixels of the image
     x = matrix[1, 0] * y_out + matrix[1, 1] * x_out + matrix[1, 2] + centre_x
-    rows = image.reshape(height * width, channels)
+    rows = jnp.asarray(image).reshape(height * width, channels)
 
     def at(row: jax.Array, column: jax.Array) -> jax.Array:  # the pixels at integer places, wherever those are
         row, column = row.astype(jnp.int32), column.astype(jnp.int32)
@@ -86,20 +88,24 @@ def affine(
             row, column = _reflected(row, height), _reflected(column, width)
         else:
             row, column = jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)
-        return rows[row * width + column]  # one gather of whole pixels
+        # One gather of whole pixels. All places lie on the image: nothing has to be checked again.
+        return rows.at[row * width + column].get(mode="promise_in_bounds")
 
     if sampling == "nearest":
         result = at(jnp.floor(y + 0.5), jnp.floor(x + 0.5))
     else:
         top, left = jnp.floor(y), jnp.floor(x)
-        below, right = (y - top)[..., None].astype(image.dtype), (x - left)[..., None].astype(image.dtype)
+        kind = jnp.float32 if image.dtype == jnp.uint8 else image.dtype
+        below, right = (y - top)[..., None].astype(kind), (x - left)[..., None].astype(kind)
         upper = at(top, left) * (1 - right) + at(top, left + 1) * right
         lower = at(top + 1, left) * (1 - right) + at(top + 1, left + 1) * right
         result = upper * (1 - below) + lower * below
+        result = result / 255 if image.dtype == jnp.uint8 else result
+    result = as_light(result)
     if fill == "constant":
         slack = 1e-3  # pixels: a quarter turn must not lose its edge to the rounding of a cosine
         inside = (y >= -slack) & (y <= height - 1 + slack) & (x >= -slack) & (x <= width - 1 + slack)
-        result = jnp.where(inside[..., None], result, jnp.asarray(value, image.dtype))
+        result = jnp.where(inside[..., None], result, jnp.asarray(value, result.dtype))
     return result
 
 

@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from cnn import evaluation, figures
-from cnn.augment import Augmentation, batched
+from cnn.augment import Augmentation, compiled
 from cnn.loss import probabilities
 from cnn.models import attention_map
 from cnn.network import Network
 from cnn.runs import write_csv, write_json
 from cnn.slides import Slides
-from cnn.training import Epoch, as_light, make_predictor
+from cnn.stains import as_light
+from cnn.training import Epoch, make_predictor
 from cnn.weights import save_weights
 
 RATES = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
@@ -108,7 +109,7 @@ def draw_samples(path: Path, slides: Slides, chosen: np.ndarray, augmentation: A
     each = max(1, 6 // len(slides.classes))
     by_class = [chosen[slides.labels[chosen] == label] for label in range(len(slides.classes))]
     some = slides.subset(np.concatenate([m[np.linspace(0, len(m) - 1, each).astype(int)] for m in by_class])[:6])
-    variants = batched(augmentation)(key, as_light(np.tile(some.images, (3, 1, 1, 1))))
+    variants = compiled(augmentation)(key, np.tile(some.images, (3, 1, 1, 1)))
     captions = [f"{slides.classes[label]}\n{group}" for label, group in zip(some.labels, some.groups)]
     return figures.gallery(
         path,

@@ -20,6 +20,15 @@ WHITE = 200  # of 255: a pixel above this in red, green and blue shows the lamp,
 FAINT = 0.05  # a stain weaker than this is noise, and must not be blown up to look like one
 
 
+def as_light(images: jax.Array) -> jax.Array:
+    """uint8 from 0 to 255 -> float32 from 0 to 1, which is what networks work on; what is light already stays as it is.
+
+    >>> as_light(jnp.array([0, 255], jnp.uint8)).tolist()
+    [0.0, 1.0]
+    """
+    return images if jnp.issubdtype(images.dtype, jnp.floating) else images.astype(jnp.float32) / 255
+
+
 def separate_stains(image: jax.Array) -> jax.Array:
     """Colour deconvolution: RGB light, (..., height, width, 3) from 0 to 1, to amounts of the stains and the rest.
 

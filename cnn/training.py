@@ -21,11 +21,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from cnn.augment import Augmentation, batched
+from cnn.augment import Augmentation, compiled
 from cnn.devices import feeder, share_batch
 from cnn.errors import UserError
 from cnn.loss import cross_entropy, probabilities
 from cnn.network import Network
+from cnn.stains import as_light
 from cnn.store import Chosen
 from cnn.unsound import first_unsound
 
@@ -80,19 +81,14 @@ def keys_of(seed: int) -> Keys:
     return Keys(*jax.random.split(jax.random.key(seed), 3))
 
 
-def as_light(images: jax.Array) -> jax.Array:
-    """uint8 from 0 to 255 -> float32 from 0 to 1, which is what augmentations and networks work on."""
-    return images.astype(jnp.float32) / 255
-
-
 def parts_of(images: jax.Array) -> int:
-    """In how many parts a batch goes through a network's first layers: on a processor, of 160,000 pixels each.
+    """In how many parts a batch goes through a network's first layers: on a processor, of about 75,000 pixels each.
 
-    Their 32 channels after a convolution then take 20 MB, which a cache holds. A GPU wants all at once, and where
-    there are several devices, each has its part already.
+    Their 32 channels after a convolution then take 10 MB, which a cache holds with what else a layer needs. Fewer than
+    four parts bring nothing. A GPU wants all at once, and where there are several devices, each has its part already.
     """
-    pixels, alone = math.prod(images.shape[:3]), len(jax.devices()) == 1
-    return max(1, round(pixels / 160_000)) if alone and jax.default_backend() == "cpu" else 1
+    parts, alone = math.prod(images.shape[:3]) // 75_000, len(jax.devices()) == 1
+    return parts if parts >= 4 and alone and jax.default_backend() == "cpu" else 1
 
 
 def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, augmentation: Augmentation) -> Callable:
@@ -100,24 +96,28 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, augm
 
     images (batch, height, width, 3) uint8, labels (batch,) int32; weights (batch,) is 1, or 0 for a place that only
     fills up the last batch. Padding and weights keep the batch's shape, and so the compilation, the same. `state` is
-    donated: it must not be used again.
+    donated: it must not be used again. `step.learn` is the part that learns, from (state, key, light, labels, weights).
     """
 
-    def loss_of(learned: nnx.State, statistics: nnx.State, key, images, labels, weights):
+    def loss_of(learned: nnx.State, statistics: nnx.State, key, light, labels, weights):
         network = nnx.merge(graph, learned, statistics, copy=True)  # a batch norm writes into its own
-        logits = network(images, key=key, parts=parts_of(images))
+        logits = network(light, key=key, parts=parts_of(light))
         losses = cross_entropy(logits, labels)
         correct = probabilities(logits).argmax(axis=1) == labels
         total = (losses * weights).sum()
         return total / weights.sum(), (nnx.state(network, nnx.BatchStat), (total, (correct * weights).sum()))
 
-    @partial(jax.jit, donate_argnums=0)
+    augment, keys_for = compiled(augmentation), jax.jit(jax.random.split)
+
     def step(state: State, key, images, labels, weights):
-        augment_key, dropout_key = jax.random.split(key)
-        batch = batched(augmentation)(augment_key, as_light(images))
+        augment_key, dropout_key = keys_for(key)
+        return step.learn(state, dropout_key, augment(augment_key, images), labels, weights)
+
+    @partial(jax.jit, donate_argnums=0)
+    def learn(state: State, dropout_key, light, labels, weights):
         learned, statistics = nnx.split_state(state.parameters, nnx.Param, nnx.BatchStat)
         gradients, (statistics, sums) = jax.grad(loss_of, has_aux=True)(
-            learned, statistics, dropout_key, batch, labels, weights
+            learned, statistics, dropout_key, light, labels, weights
         )
         # A gradient that is infinite or no number ruins the weights, though the loss that it belongs to may be sound.
         total, correct = sums
@@ -127,6 +127,7 @@ def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, augm
         parameters = nnx.merge_state(optax.apply_updates(learned, updates), statistics)
         return State(parameters, optimizer_state), sums
 
+    step.learn = learn
     return step
 
 
@@ -244,7 +245,7 @@ def train(
             done += 1
             if debug_nans and not np.isfinite(float(loss)):
                 augment_key, layers_key = jax.random.split(key)  # as in the step
-                light = batched(augmentation)(augment_key, as_light(jnp.asarray(shown[0])))
+                light = compiled(augmentation)(augment_key, jnp.asarray(shown[0]))
                 place = first_unsound(nnx.merge(graph, before), light, *map(jnp.asarray, shown[1:]), layers_key)
                 raise UserError(f"training: in step {done} {place}; try a smaller --learning-rate")
             sums.append(Sums(loss, correct, int(weights[i].sum())))

@@ -73,9 +73,9 @@ def main(settings: Settings) -> Path:
     description = {"experiment": "augmentations", "settings": settings}
     runs.write_json(folder / "config.json", description | runs.environment(device))
     shown, captions = [], []
-    copies = training.as_light(np.stack([image] * 5))
+    copies = np.stack([image] * 5)
     for name, augmentation in ROWS.items():
-        variants = augment.batched(augmentation)(training.keys_of(settings.seed).drawing, copies)
+        variants = augment.compiled(augmentation)(training.keys_of(settings.seed).drawing, copies)
         shown += [np.float32(image) / 255, *np.asarray(variants)]
         captions += [name, *[""] * len(variants)]
     path = folder / "augmentations.png"

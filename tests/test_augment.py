@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from cnn import appearance, geometry
+from cnn import appearance, augment, geometry
 from cnn.augment import AUGMENTATIONS, batched, compose, named
 from cnn.errors import UserError
 from cnn.geometry import affine, random_flip_horizontal, rotation, shear, shift
@@ -136,6 +136,21 @@ def test_a_batch_is_what_its_images_are_one_by_one():
     one_by_one = [alone(key, image) for key, image in zip(keys, BATCH)]
     got = compiled["default"](jax.random.key(5), BATCH)
     assert_equal_arrays(got, np.stack(one_by_one), "one by one", atol=1e-5)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_as_programs_of_their_own_the_parts_give_what_they_give_in_one(name):
+    got = augment.compiled(named(name))(jax.random.key(5), BATCH)
+    assert_equal_arrays(got, compiled[name](jax.random.key(5), BATCH), name, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS)
+def test_bytes_give_what_their_light_gives(name):
+    rows = np.random.default_rng(1).integers(0, 256, (4, 6, 7, 3), np.uint8)
+    draw = augment.compiled(named(name))
+    got, want = draw(jax.random.key(5), rows), draw(jax.random.key(5), rows / np.float32(255))
+    assert got.dtype == np.float32
+    assert_equal_arrays(got, want, name, atol=1e-5)
 
 
 # Settings that have a name

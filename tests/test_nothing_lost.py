@@ -206,7 +206,7 @@ def test_a_whole_run_compiles_training_once_and_evaluation_once_for_each_way_of_
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    counts = {name: len(re.findall(rf"Compiling jit\({name}\)", done.stderr)) for name in ("step", "logits_of")}
-    assert counts == {"step": 1, "logits_of": 2}, (
+    counts = {name: len(re.findall(rf"Compiling jit\({name}\)", done.stderr)) for name in ("learn", "logits_of")}
+    assert counts == {"learn": 1, "logits_of": 2}, (
         "validation looks at images as they are, the report in eight positions"
     )

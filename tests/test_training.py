@@ -171,7 +171,7 @@ def recorded() -> dict:
 
 def test_a_whole_run_compiles_each_function_once(recorded):
     step, predict = recorded["functions"]
-    assert (step._cache_size(), predict.compiled._cache_size()) == (1, 1)  # though the last batches are not full
+    assert (step.learn._cache_size(), predict.compiled._cache_size()) == (1, 1)  # though the last batches are not full
 
 
 def test_the_network_that_is_given_keeps_its_weights_and_an_epoch_its_parameters(recorded):

@@ -1,0 +1,292 @@
+# %% [markdown]
+"""Is it fast? The same work here, in Flax's layers, Keras, PyTorch and albumentations, on this machine, now.
+
+    pip install -e '.[bench]' && python -m experiments.benchmark
+
+Five pieces of work around the network of 2017 (batch 32, 120 x 160, float32): a training step, the forward pass alone,
+two augmentations of 240 x 320 images, and the whole job: from 58 images in memory to an epoch of 640 augmented ones.
+Every peer has a process of its own; they take turns, round by round, so that a slow moment of the machine hits all of
+them. Before anything is timed, all have computed the loss and its gradients from the same weights, and agree.
+
+Beside the peers stands the machine: how fast it multiplies matrices and copies memory, in the same rounds.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cnn import command_line
+
+TASKS = {
+    "step": "a training step",
+    "forward": "forward only",
+    "move": "flips and an affine map",
+    "move_and_blur": "flips, affine map, blur",
+    "epoch": "the whole job, one epoch",
+}
+PEERS = {  # name: module in experiments/peers, environment, the work that it can do
+    "cnn": ("ours", {}, ("step", "forward", "move", "move_and_blur", "epoch")),
+    "JAX, the first way": ("obvious", {}, ("step", "forward")),
+    "Flax layers": ("flax_layers", {}, ("step", "forward")),
+    "Keras on TensorFlow": ("keras_layers", {"KERAS_BACKEND": "tensorflow"}, ("step", "forward", "move", "epoch")),
+    "Keras on JAX": ("keras_layers", {"KERAS_BACKEND": "jax"}, ("step", "forward")),
+    "PyTorch": ("torch_layers", {}, ("step", "forward", "epoch")),
+    "PyTorch, compiled": ("torch_layers", {"PEER_COMPILED": "1"}, ("step", "forward")),
+    "PyTorch, affine grid": ("grids", {}, ("move",)),
+    "albumentations": ("augmenters", {}, ("move", "move_and_blur")),
+}
+
+
+# %%
+@dataclass(frozen=True, kw_only=True)
+class Settings(command_line.Common):
+    """Time a training step, the forward pass, augmentation and the whole job beside other libraries."""
+
+    rounds: int = 5
+    """How often every peer has its turn; the median counts."""
+    tasks: tuple[Literal["step", "forward", "move", "move_and_blur", "epoch"], ...] = tuple(TASKS)
+    """Which work to time."""
+
+    def __post_init__(self):
+        command_line.at_least(1, rounds=self.rounds, tasks=len(self.tasks))
+
+
+if __name__ == "__main__":
+    SETTINGS = command_line.parse(Settings)  # before the slow imports
+
+# %%
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from cnn import figures, models, progress, reports, runs, synthetic
+from cnn.errors import UserError
+from cnn.layers import Convolution, Dense
+from experiments.peers import BATCH, EPOCH
+
+REPEATS = {"step": 4, "forward": 6, "move": 4, "move_and_blur": 4, "epoch": 1, "matmul": 4, "copy": 4}
+
+
+# %% [markdown]
+# What is to be done, counted: two operations for each product and its addition. Backward, a layer's gradient by its
+# kernel and by its inputs take as much again each; the images need none.
+
+
+# %%
+def operations(batch: int = BATCH) -> dict[str, int]:
+    """Floating-point operations of the network of 2017 for a batch: {"forward": ..., "step": ...}."""
+    network = models.seed((120, 160, 3), 2, key=jax.random.key(0))
+    counts = []
+    for layer, row in zip(network.layers, models.table(network, (120, 160, 3))):
+        if isinstance(layer, Convolution):
+            counts.append(2 * layer.kernel.size * row.shape[0] * row.shape[1])
+        elif isinstance(layer, Dense):
+            counts.append(2 * layer.kernel.size)
+    return {"forward": batch * sum(counts), "step": batch * (3 * sum(counts) - counts[0])}
+
+
+def inputs(seed: int) -> dict[str, np.ndarray]:
+    """What all peers get, drawn; see `experiments/peers/__init__.py`."""
+    network = models.seed((120, 160, 3), 2, key=jax.random.key(seed))
+    drawn, large = (synthetic.draw_slides(n, seed=seed, size=size) for n, size in ((58, (120, 160)), (32, (240, 320))))
+    kernels = [np.asarray(layer.kernel[...]) for layer in network.layers if hasattr(layer, "kernel")]
+    arrays = {f"kernel{i}": kernel for i, kernel in enumerate(kernels)}
+    rng = np.random.default_rng(seed)  # biases that are not 0, so that one left out would be noticed
+    arrays |= {f"bias{i}": 0.1 * rng.standard_normal(k.shape[-1]).astype(np.float32) for i, k in enumerate(kernels)}
+    arrays |= {
+        "noise": rng.integers(0, 256, (4, 120, 160, 3), np.uint8),
+        "noise_labels": np.array([0, 1, 1, 0], np.int32),
+    }
+    arrays |= {"images": drawn.images[:BATCH], "labels": drawn.labels[:BATCH], "large": large.images}
+    return arrays | {"originals": drawn.images, "classes": drawn.labels}
+
+
+class Peer:
+    """A peer in a process of its own, that is asked and answers."""
+
+    def __init__(self, module: str, environment: dict[str, str], path: Path, device: str):
+        mine = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # cnn sets its own again
+        mine |= environment | ({"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the peer has ended)
+        command = [sys.executable, "-m", "experiments.peers.serve", module, str(path)]
+        self.process = subprocess.Popen(
+            command, env=mine, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
+        )
+
+    def answer(self) -> dict:
+        """Waits for the next answer; raises UserError with its last words if the peer has ended."""
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            last = (self.errors.read().strip().splitlines() or ["nothing"])[-1]
+            raise UserError(f"the peer {self.process.args[-2]} ended; it said: {last}")
+        return json.loads(line)
+
+    def ask(self, **request) -> dict:
+        """Sends one request, and waits for its answer."""
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.communicate()
+
+
+def start(path: Path, device: str, console: Console) -> tuple[dict[str, Peer], dict[str, str]]:
+    """Starts every peer that is installed, and tells which are not; also their libraries' versions."""
+    started = {name: Peer(module, setting, path, device) for name, (module, setting, _) in PEERS.items()}
+    versions = {}
+    for name, peer in list(started.items()):
+        answer = peer.answer()
+        if "absent" in answer:
+            text = f"left out: {name}, since {answer['absent']} is not installed (pip install -e '.[bench]')"
+            console.print(text, highlight=False, soft_wrap=True)
+            started.pop(name).close()
+        else:
+            versions |= answer["versions"]
+    return started, versions
+
+
+# %% [markdown]
+# Are they the same? From the same weights and images, without dropout, every peer's loss and each of its gradients must
+# be ours, to a ten-thousandth of the gradient's norm. The images are four of noise: of two pixels that are equal but
+# for rounding, which is the larger is chance, and in 32 images of tissue there are some that decide a gradient's third
+# digit, between any two of the peers.
+
+
+# %%
+def check_same(peers: dict[str, Peer], folder: Path) -> dict[str, float]:
+    """The largest relative distance of each peer's loss and gradients from those of `cnn`; UserError beyond 1e-4."""
+    found = {}
+    for name, peer in peers.items():
+        if "step" in PEERS[name][2]:
+            answer = peer.ask(do="gradients", to=str(folder / "gradients.npz"))
+            with np.load(folder / "gradients.npz") as arrays:
+                found[name] = [np.float64(answer["loss"]), *(arrays[f"arr_{i}"] for i in range(len(arrays.files)))]
+    distances = {}
+    for name, values in found.items():
+        ours = found["cnn"]
+        distances[name] = max(
+            float(np.linalg.norm(a - b) / np.linalg.norm(b)) for a, b in zip(values, ours, strict=True)
+        )
+        if not distances[name] < 1e-4:
+            raise UserError(f"{name} computes another loss or gradient than cnn: they differ by {distances[name]:.1e}")
+    return distances
+
+
+def measure(peers: dict[str, Peer], settings: Settings, console: Console) -> tuple[dict, dict]:
+    """Seconds by task and peer, a list of all that counted; and of the first call, which compiles."""
+    machine = [("cnn", "matmul"), ("cnn", "copy")]
+    work = [(name, task) for task in settings.tasks for name in peers if task in PEERS[name][2]] + machine
+    seconds, first = {pair: [] for pair in work}, {}
+    with progress.bar(console, "measuring", settings.rounds) as advance:
+        for number in range(1, settings.rounds + 1):
+            for name, task in work:
+                if number == 1 or REPEATS[task] > 1:  # others have used the caches since its last turn
+                    warm = peers[name].ask(do=task, repeats=1)["seconds"][0]
+                    first.setdefault((name, task), warm)
+                seconds[name, task] += peers[name].ask(do=task, repeats=REPEATS[task])["seconds"]
+            advance(number, settings.rounds, "rounds")
+    return seconds, first
+
+
+# %%
+def summary(seconds: dict, first: dict, memory: dict[str, float], settings: Settings) -> dict:
+    """What benchmark.json holds: for every task and peer the median, images a second, and the ratios."""
+    medians = {pair: float(np.median(values)) for pair, values in seconds.items()}
+    rate, bandwidth = 2 * 2048**3 / medians["cnn", "matmul"], 2 * 4 * (1 << 26) / medians["cnn", "copy"]
+    counted, tasks = operations(), {}
+    for task in settings.tasks:
+        own = {name: medians[name, task] for name, other in medians if other == task}
+        fastest_peer = min((value for name, value in own.items() if name != "cnn"), default=None)
+        images = EPOCH if task == "epoch" else BATCH
+        tasks[task] = {
+            name: {
+                "seconds": value,
+                "quartiles": [float(q) for q in np.quantile(seconds[name, task], (0.25, 0.75))],
+                "first_call_seconds": first[name, task],
+                "images_per_second": images / value,
+                "speed_of_fastest_peer": fastest_peer and fastest_peer / value,
+                "share_of_matmul_rate": counted[task] / value / rate if task in counted else None,
+            }
+            for name, value in sorted(own.items(), key=lambda item: item[1])
+        }
+    machine = {"matmul_flops_per_second": rate, "copy_bytes_per_second": bandwidth}
+    return {"machine": machine, "operations": counted, "tasks": tasks, "peak_mb": memory}
+
+
+def table(tasks: dict) -> Table:
+    """All tasks and peers, for a terminal."""
+    shown = Table(title="medians; ratio: speed over that of the fastest peer", title_justify="left")
+    for heading in ("work", "who", "ms", "images/s", "ratio", "of the matrix rate", "first call, s"):
+        shown.add_column(heading, justify="left" if heading in ("work", "who") else "right")
+    for task, by_peer in tasks.items():
+        for i, (name, row) in enumerate(by_peer.items()):
+            share, ratio = row["share_of_matmul_rate"], row["speed_of_fastest_peer"]
+            shown.add_row(
+                "" if i else TASKS[task],
+                name,
+                f"{row['seconds'] * 1e3:,.1f}",
+                f"{row['images_per_second']:,.0f}",
+                "-" if ratio is None else f"{ratio:.2f}",
+                "-" if share is None else f"{share:.0%}",
+                f"{row['first_call_seconds']:.1f}",
+                style="bold" if name == "cnn" else None,
+            )
+        shown.add_section()
+    return shown
+
+
+def main(settings: Settings) -> dict:
+    """Checks that all compute the same, times them, and returns what benchmark.json holds."""
+    device, console = command_line.choose_device(settings.device), progress.terminal()
+    print(command_line.first_line("benchmark", device, "drawn tissue"), flush=True)
+    folder = runs.create_folder("benchmark", settings.out)
+    runs.write_json(
+        folder / "config.json", {"experiment": "benchmark", "settings": settings} | runs.environment(device)
+    )
+    peers = {}
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            np.savez(Path(temporary, "inputs.npz"), **inputs(settings.seed))
+            console.print(f"starting {len(PEERS)} peers, each in a process; writing to {folder}", highlight=False)
+            peers, versions = start(Path(temporary, "inputs.npz"), settings.device, console)
+            distances = check_same(peers, Path(temporary))
+        far = max(distances.values())
+        console.print(f"{len(distances)} peers give the same loss and gradients, within {far:.0e}", highlight=False)
+        seconds, first = measure(peers, settings, console)
+        memory = {name: peer.ask(do="memory")["peak_mb"] for name, peer in peers.items()}
+    finally:
+        for peer in peers.values():
+            peer.close()
+    result = summary(seconds, first, memory, settings) | {
+        "versions": versions,
+        "distances": distances,
+        "device": device,
+    }
+    runs.write_json(folder / "benchmark.json", result)
+    console.print(table(result["tasks"]))
+    machine = result["machine"]
+    rates = f"{machine['matmul_flops_per_second'] / 1e9:.0f} GFLOP/s, {machine['copy_bytes_per_second'] / 1e9:.1f} GB/s"
+    console.print(f"the machine: matrix products at {rates}", highlight=False)
+    bars = {
+        TASKS[task]: {name: row["seconds"] * 1e3 for name, row in rows.items()}
+        for task, rows in result["tasks"].items()
+    }
+    figures.bars(folder / "benchmark.png", bars, "cnn", f"Milliseconds, median of {settings.rounds} rounds: {device}")
+    reports.print_files(console, folder)
+    return result
+
+
+if __name__ == "__main__":
+    with command_line.one_sentence():
+        main(SETTINGS)

@@ -1,0 +1,28 @@
+"""Other libraries that do the same work, for `experiments/benchmark.py`: each the way that its own guides show.
+
+Each runs in a process of its own (`serve.py`), because they bring thread pools and settings that would disturb each
+other. A peer is a module with a class `Peer(inputs)` and, of these, the methods that it can do:
+
+    loss_and_gradients()   the loss of four images of noise and its gradient by every kernel and bias, in our layouts
+    step()                 one training step on the batch: forward, backward, Adam
+    forward()              the logits of the batch
+    move(), move_and_blur()  variants of 32 images: flips and one affine map; and a Gaussian blur
+    epoch()                from 58 images in memory to a trained epoch with augmentation
+
+`inputs`, what all get: "weights", a list of (kernel, bias), HWIO or (in, out); "images", (32, 120, 160, 3) uint8;
+"labels", (32,) int32; "noise" and "noise_labels", four such; "large", (32, 240, 320, 3) uint8; "originals",
+(58, 120, 160, 3) uint8, and "classes", (58,).
+"""
+
+EPOCH = 640  # images an epoch of the whole job
+BATCH = 32
+# What is drawn, for all alike: the settings of 2017, sampled bilinearly.
+DEGREES, SHIFT, SHEAR_DEGREES = 50.0, 0.1, 11.46
+DROPOUT, LEARNING_RATE = 0.7, 1e-3
+
+
+def moves(A) -> list:
+    """Flips and one affine map, as all peers draw them, of albumentations (the module `A`)."""
+    shift, shear = (-SHIFT, SHIFT), (-SHEAR_DEGREES, SHEAR_DEGREES)
+    affine = A.Affine(rotate=(-DEGREES, DEGREES), translate_percent=shift, shear=shear, p=1.0)
+    return [affine, A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)]

@@ -1,0 +1,59 @@
+"""One peer in a process: reads what to do from its input, one JSON line a request, and answers with the times.
+
+python -m experiments.peers.serve MODULE INPUTS.npz
+"""
+
+import importlib
+import json
+import resource
+import sys
+import time
+
+import numpy as np
+
+
+def read_inputs(path: str) -> dict:
+    """The arrays that the benchmark wrote; "weights" becomes a list of (kernel, bias)."""
+    with np.load(path, allow_pickle=False) as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    layers = sum(name.startswith("kernel") for name in found)
+    return found | {"weights": [(found[f"kernel{i}"], found[f"bias{i}"]) for i in range(layers)]}
+
+
+def timed(work, repeats: int) -> list[float]:
+    """Seconds of each of `repeats` calls."""
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def main(module: str, path: str) -> None:
+    """Serves until its input ends."""
+    answers, sys.stdout = sys.stdout, sys.stderr  # what a library prints must not get among the answers
+    inputs = read_inputs(path)
+    try:
+        found = importlib.import_module(f"experiments.peers.{module}")
+    except ImportError as error:
+        print(json.dumps({"absent": error.name or str(error)}), file=answers, flush=True)
+        return
+    peer = found.Peer(inputs)
+    print(json.dumps({"versions": found.VERSIONS}), file=answers, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request["do"] == "gradients":
+            loss, gradients = peer.loss_and_gradients()
+            np.savez(request["to"], *[np.asarray(a, np.float32) for pair in gradients for a in pair])
+            answer = {"loss": float(loss)}
+        elif request["do"] == "memory":
+            answer = {}
+        else:
+            answer = {"seconds": timed(getattr(peer, request["do"]), request["repeats"])}
+        answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

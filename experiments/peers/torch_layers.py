@@ -1,0 +1,113 @@
+"""PyTorch, channels last; compiled if PEER_COMPILED is set; a DataLoader with albumentations for the whole job."""
+
+import os
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from torch import nn
+
+from experiments.peers import BATCH, DROPOUT, EPOCH, LEARNING_RATE, moves
+
+VERSIONS = {"torch": version("torch")}
+COMPILED = bool(os.environ.get("PEER_COMPILED"))
+
+
+def in_our_layout(parameter: torch.Tensor, array: np.ndarray) -> np.ndarray:
+    """A kernel from OIHW to HWIO, or from (out, in) to (in, out), where `in` counts channels first; a bias as it is."""
+    if array.ndim == 4:
+        return array.transpose(2, 3, 1, 0)
+    if array.ndim == 2 and array.shape[1] == 31968:
+        return array.reshape(64, 32, 27, 37).transpose(2, 3, 1, 0).reshape(31968, 64)
+    return array.T
+
+
+def in_their_layout(array: np.ndarray) -> np.ndarray:
+    """The reverse of `in_our_layout`."""
+    if array.ndim == 4:
+        return array.transpose(3, 2, 0, 1)
+    if array.ndim == 2 and array.shape[0] == 31968:
+        return array.reshape(27, 37, 32, 64).transpose(3, 2, 0, 1).reshape(64, 31968)
+    return array.T
+
+
+class Augmented(torch.utils.data.Dataset):
+    """58 images in memory, drawn again and again, each time augmented by albumentations."""
+
+    def __init__(self, images: np.ndarray, classes: np.ndarray):
+        import albumentations as A
+
+        self.images, self.classes = images, classes
+        self.augment = A.Compose([*moves(A)])
+
+    def __len__(self):
+        return EPOCH
+
+    def __getitem__(self, i):
+        image = self.augment(image=self.images[i % len(self.images)])["image"]
+        return torch.from_numpy(image).permute(2, 0, 1), int(self.classes[i % len(self.images)])
+
+
+class Peer:
+    """See `experiments/peers/__init__.py`."""
+
+    def __init__(self, inputs: dict):
+        self.inputs = inputs
+        self.network = nn.Sequential(
+            *(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+            *(nn.Linear(31968, 64), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(64, 1)),
+        ).to(memory_format=torch.channels_last)
+        with torch.no_grad():
+            flat = [array for pair in inputs["weights"] for array in pair]
+            for parameter, array in zip(self.network.parameters(), flat):
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(in_their_layout(array))))
+        self.images = self.light(torch.from_numpy(inputs["images"]).permute(0, 3, 1, 2))
+        self.labels = torch.from_numpy(inputs["labels"]).float()
+        self.adam = torch.optim.Adam(self.network.parameters(), LEARNING_RATE)
+        self.run = torch.compile(self.network) if COMPILED else self.network
+
+    @staticmethod
+    def light(images: torch.Tensor) -> torch.Tensor:
+        """uint8 to float32 from 0 to 1, channels last."""
+        return (images.float() / 255).contiguous(memory_format=torch.channels_last)
+
+    def loss(self, images, labels):
+        """The mean cross-entropy."""
+        return nn.functional.binary_cross_entropy_with_logits(self.run(images)[:, 0], labels)
+
+    def loss_and_gradients(self):
+        """See `experiments/peers/__init__.py`."""
+        self.network.eval()
+        self.adam.zero_grad()
+        noise = self.light(torch.from_numpy(self.inputs["noise"]).permute(0, 3, 1, 2))
+        value = self.loss(noise, torch.from_numpy(self.inputs["noise_labels"]).float())
+        value.backward()
+        found = [in_our_layout(p, p.grad.numpy()) for p in self.network.parameters()]
+        self.network.train()
+        return value.item(), list(zip(found[::2], found[1::2]))
+
+    def learn(self, images, labels):
+        """One step of Adam."""
+        self.adam.zero_grad()
+        self.loss(images, labels).backward()
+        self.adam.step()
+
+    def step(self):
+        """See `experiments/peers/__init__.py`."""
+        self.network.train()
+        self.learn(self.images, self.labels)
+
+    def forward(self):
+        """See `experiments/peers/__init__.py`."""
+        self.network.eval()
+        with torch.inference_mode():
+            self.run(self.images)
+
+    def epoch(self):
+        """See `experiments/peers/__init__.py`."""
+        self.network.train()
+        data = Augmented(self.inputs["originals"], self.inputs["classes"])
+        loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, num_workers=os.cpu_count())
+        for images, labels in loader:
+            self.learn(self.light(images), labels.float())
