@@ -1,19 +1,41 @@
 """Several methods asked about the same images: how good each is, and how far one of them is ahead of the others."""
 
+from functools import partial
+
 import numpy as np
 from rich.table import Table
 
 from cnn import uncertainty
-from cnn.evaluation import brier
+from cnn.evaluation import auc, brier, rate
 
 
-def _with_intervals(statistic: uncertainty.Statistic, number: int, groups: tuple[str, ...]) -> dict:
-    """A figure with two intervals: {"value", "low", "high"} over images, "low_groups" and "high_groups" over groups."""
+def _with_intervals(statistic: uncertainty.Statistic, number: int, groups: tuple[str, ...], perfect=None) -> dict:
+    """A figure with two intervals: {"value", "low", "high"} over images, "low_groups" and "high_groups" over groups.
+
+    A figure of 1 is 1 in every resample, so that the bootstrap knows no interval for it. It is then what `perfect`
+    gives for the images, and for the groups as if each were one image: what a perfect figure means of so few.
+    """
+    found = uncertainty.bootstrap(statistic, number)
     over_groups = uncertainty.bootstrap(statistic, number, groups=groups)
-    return uncertainty.bootstrap(statistic, number) | {
-        "low_groups": over_groups["low"],
-        "high_groups": over_groups["high"],
-    }
+    if perfect is not None and found["value"] == 1:
+        found, over_groups = perfect(None), perfect(groups)
+    return found | {"low_groups": over_groups["low"], "high_groups": over_groups["high"]}
+
+
+def _perfect_accuracy(number: int, groups: tuple[str, ...] | None) -> dict:
+    """Wilson's interval of all right, of the images or of the groups."""
+    count = number if groups is None else len(set(groups))
+    judged = rate(count, count)
+    return {name: judged[name] for name in ("value", "low", "high")}
+
+
+def _perfect_auc(positive: np.ndarray, groups: tuple[str, ...] | None) -> dict:
+    """Newcombe's interval of an area of 1, of the images or of the groups that hold images of each class."""
+    if groups is None:
+        return auc(positive, positive)
+    pairs = sorted(set(zip(positive.tolist(), groups)))
+    units = np.array([is_positive for is_positive, _ in pairs])
+    return auc(units, units)
 
 
 def summarize(
@@ -35,8 +57,11 @@ def summarize(
         right = (probability > 0.5) == positive
         counts = {"k": int(right.sum()), "n": right.size}
         methods[name] = {
-            "accuracy": counts | _with_intervals(uncertainty.accuracy(right), number, groups),
-            "auc": _with_intervals(uncertainty.auc(positive, probability), number, groups),
+            "accuracy": counts
+            | _with_intervals(uncertainty.accuracy(right), number, groups, partial(_perfect_accuracy, number)),
+            "auc": _with_intervals(
+                uncertainty.auc(positive, probability), number, groups, partial(_perfect_auc, positive)
+            ),
             "brier": brier(positive, probability),
         }
     area, every = uncertainty.auc(positive, scores[first]), np.ones((1, number))

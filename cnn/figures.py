@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -223,4 +224,25 @@ def bars(path: Path, panels: dict[str, dict[str, float]], ours: str, title: str)
         axes.set_xticks([])
         axes.spines[["top", "right", "bottom"]].set_visible(False)
     figure.suptitle(title, fontsize=11)
+    return _save(figure, path)
+
+
+def growth(path: Path, rows: dict[str, list[tuple[int, float, float]]], xlabel: str, title: str) -> Path:
+    """Time and memory against what grows, on scales of powers: for each name, (how much, seconds, megabytes)."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    time_axes, memory_axes = figure.subplots(1, 2)
+    for (name, points), colour, marker in zip(rows.items(), (BLUE, ORANGE, GREEN), "osD"):
+        much, seconds, megabytes = zip(*points)
+        time_axes.plot(much, [value * 1e3 for value in seconds], color=colour, marker=marker, label=name)
+        memory_axes.plot(much, megabytes, color=colour, marker=marker, label=name)
+    ticks = sorted({point[0] for points in rows.values() for point in points})
+    for axes, ylabel in ((time_axes, "milliseconds a step (median)"), (memory_axes, "memory of the process (MB)")):
+        axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.yaxis.set_minor_formatter("{x:,g}")
+        axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=9)
+    figure.suptitle(title)
     return _save(figure, path)

@@ -139,6 +139,7 @@ class Peer:
         """Ends the process."""
         self.process.kill()
         self.process.communicate()
+        self.errors.close()
 
 
 def start(path: Path, device: str, console: Console) -> tuple[dict[str, Peer], dict[str, str]]:

@@ -50,6 +50,16 @@ def test_a_method_is_not_ahead_of_itself(summary):
     assert (ahead["value"], ahead["low"], ahead["high"], ahead["p"]) == (0, 0, 0, 1)
 
 
+def test_a_perfect_method_is_not_said_to_be_perfect_for_sure():
+    perfect = summarize({"all": POSITIVE[None].astype(float)}, POSITIVE, GROUPS, "all", ())["methods"]["all"]
+    #   Wilson, k = n: the lower end is n / (n + 1.96^2), of 30 images and of 5 groups
+    assert perfect["accuracy"]["low"] == pytest.approx(30 / (30 + 1.96**2), abs=1e-4)
+    assert perfect["accuracy"]["low_groups"] == pytest.approx(5 / (5 + 1.96**2), abs=1e-4)
+    assert 0.8 < perfect["auc"]["low"] < 1
+    assert 0.4 < perfect["auc"]["low_groups"] < perfect["auc"]["low"], "five groups with both classes say less"
+    assert perfect["auc"]["high"] == perfect["auc"]["high_groups"] == perfect["accuracy"]["high"] == 1
+
+
 def test_the_tables_say_counts_intervals_and_p(summary):
     console = Console(width=150, record=True, file=io.StringIO())
     for table in tables("one group out", summary):

@@ -1,0 +1,142 @@
+# %% [markdown]
+"""What does it cost to take more: larger batches, larger images, more of them?
+
+    python -m experiments.cost
+
+Each point is a training of a dozen steps in a process of its own, with the default augmentation: how long a step takes,
+and how much memory the process needs for itself. The network of 2017 takes images of one size, and its first dense
+layer grows with them; the one for few slides takes any size. The last row reads up to 20,000 files, whose pixels wait
+in a file that is mapped into memory, as they do where they would take more than a quarter of it.
+"""
+
+from dataclasses import dataclass
+
+from cnn import command_line
+
+
+# %%
+@dataclass(frozen=True, kw_only=True)
+class Settings(command_line.Common):
+    """Measure time and memory of a training step against batch, image size and number of images."""
+
+    batches: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
+    """Images a step, each 120 x 160."""
+    sizes: tuple[int, ...] = (64, 128, 256, 512)
+    """Sides of square images, 8 a step."""
+    numbers: tuple[int, ...] = (1000, 5000, 20000)
+    """How many files of 64 x 64 pixels to read and train on."""
+
+    def __post_init__(self):
+        least = {"batches": 1, "sizes": 32, "numbers": 20}
+        for name, value in least.items():
+            command_line.at_least(value, **{name: min(getattr(self, name), default=value)})
+
+
+if __name__ == "__main__":
+    SETTINGS = command_line.parse(Settings)  # before the slow imports
+
+# %%
+import json
+import os
+import subprocess
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from cnn import figures, progress, reports, runs
+from cnn.errors import UserError
+
+
+# %%
+def point(device: str, **what) -> dict:
+    """One training in a process of its own; see `experiments/peers/point.py`."""
+    environment = os.environ | ({"JAX_PLATFORMS": "cpu"} if device == "cpu" else {})
+    command = [sys.executable, "-m", "experiments.peers.point", json.dumps(what)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise UserError(f"the training of {what} ended early, perhaps for want of memory; its last words: {last}")
+    return what | json.loads(done.stdout.splitlines()[-1])
+
+
+def plan(settings: Settings) -> dict[str, list[dict]]:
+    """The points, by what grows in them."""
+    small = {"size": [120, 160], "number": 256, "files": False}
+    return {
+        "batch": [{"model": m, "batch": b} | small for m in ("seed", "tissue") for b in settings.batches],
+        "side": [
+            {"model": m, "batch": 8, "size": [side, side], "number": 64, "files": False}
+            for m in ("seed", "tissue")
+            for side in settings.sizes
+        ],
+        "images": [
+            {"model": "tissue", "batch": 32, "size": [64, 64], "number": n, "files": True} for n in settings.numbers
+        ],
+    }
+
+
+def measure(settings: Settings, console: Console) -> dict[str, list[dict]]:
+    """All points, measured one after the other."""
+    planned, found = plan(settings), {}
+    total, done = sum(map(len, planned.values())), 0
+    with progress.bar(console, "measuring", total) as advance:
+        for name, points in planned.items():
+            found[name] = []
+            for what in points:
+                found[name].append(point(settings.device, **what))
+                done += 1
+                advance(done, total, f"{what['model']}, batch {what['batch']}, {what['size'][0]} x {what['size'][1]}")
+    return found
+
+
+def grown(name: str, one: dict) -> int:
+    """What grows in a row of points: the batch, the side, or the number of images."""
+    return {"batch": one["batch"], "side": one["size"][0], "images": one["number"]}[name]
+
+
+def table(found: dict[str, list[dict]]) -> Table:
+    """All points, for a terminal."""
+    shown = Table(title="cost of a training step, with the default augmentation", title_justify="left")
+    for heading in ("network", "batch", "size", "images", "ms a step", "images/s", "memory, MB", "first step, s"):
+        shown.add_column(heading, justify="left" if heading == "network" else "right")
+    for points in found.values():
+        for one in points:
+            shown.add_row(
+                *(one["model"], str(one["batch"]), f"{one['size'][0]} x {one['size'][1]}", f"{one['number']:,}"),
+                *(f"{one['step_seconds'] * 1e3:,.1f}", f"{one['batch'] / one['step_seconds']:,.0f}"),
+                *(f"{one['megabytes']:,.0f}", f"{one['first_step_seconds']:.1f}"),
+            )
+        shown.add_section()
+    return shown
+
+
+TITLES = {
+    "batch": ("images a step (120 x 160)", "Larger batches"),
+    "side": ("side of the image (pixels), 8 a step", "Larger images"),
+    "images": ("number of 64 x 64 images, 32 a step", "More images, read from files"),
+}
+
+
+def main(settings: Settings) -> dict[str, list[dict]]:
+    """Measures all points, and returns them."""
+    device, console = command_line.choose_device(settings.device), progress.terminal()
+    print(command_line.first_line("cost", device, "noise"), flush=True)
+    folder = runs.create_folder("cost", settings.out)
+    runs.write_json(folder / "config.json", {"experiment": "cost", "settings": settings} | runs.environment(device))
+    found = measure(settings, console)
+    runs.write_json(folder / "cost.json", found)
+    console.print(table(found))
+    for name, points in found.items():
+        if points:
+            rows = {}
+            for one in points:
+                rows.setdefault(one["model"], []).append((grown(name, one), one["step_seconds"], one["megabytes"]))
+            figures.growth(folder / f"{name}.png", rows, *TITLES[name])
+    reports.print_files(console, folder)
+    return found
+
+
+if __name__ == "__main__":
+    with command_line.one_sentence():
+        main(SETTINGS)

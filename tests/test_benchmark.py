@@ -1,0 +1,92 @@
+"""The benchmark and the cost: what is counted, that all peers are held to the same numbers, and what a run leaves.
+
+How fast anything is stands in no test: it is a property of a machine on a day.
+"""
+
+import json
+
+import numpy as np
+import pytest
+
+from cnn.errors import UserError
+from experiments import benchmark, cost
+
+
+def test_the_operations_of_the_network_of_2017_by_hand():
+    #   out height x out width x kernel height x width x in x out channels, a product and an addition each
+    first, second, third = 118 * 158 * 9 * 3 * 32 * 2, 57 * 77 * 9 * 32 * 32 * 2, 55 * 75 * 9 * 32 * 32 * 2
+    dense = (31968 * 64 + 64) * 2
+    forward = first + second + third + dense
+    # Backward each takes twice as much again, but the first needs no gradient by the image.
+    assert benchmark.operations(batch=1) == {"forward": forward, "step": 3 * forward - first}
+    assert benchmark.operations(batch=1)["step"] == pytest.approx(0.547e9, rel=1e-3)
+
+
+class Fake:
+    """A peer that answers without a process."""
+
+    def __init__(self, loss: float, gradient: np.ndarray):
+        self.loss, self.gradient = loss, gradient
+
+    def ask(self, do: str, to: str) -> dict:
+        np.savez(to, self.gradient)
+        return {"loss": self.loss}
+
+
+def test_a_peer_that_computes_something_else_is_not_timed(tmp_path):
+    gradient = np.array([3.0, 4.0])
+    near = {"cnn": Fake(0.7, gradient), "PyTorch": Fake(0.7, gradient + np.array([0, 4e-4]))}
+    assert benchmark.check_same(near, tmp_path)["PyTorch"] == pytest.approx(4e-4 / 5)
+    far = {"cnn": Fake(0.7, gradient), "PyTorch": Fake(0.7, gradient + np.array([0, 6e-4]))}
+    with pytest.raises(UserError, match="PyTorch computes another loss or gradient than cnn"):
+        benchmark.check_same(far, tmp_path)
+    other_loss = {"cnn": Fake(0.7, gradient), "PyTorch": Fake(0.6999, gradient)}
+    with pytest.raises(UserError, match="PyTorch computes another loss"):
+        benchmark.check_same(other_loss, tmp_path)
+
+
+def test_a_run_times_those_that_are_here_and_names_those_that_are_not(tmp_path, capsys):
+    result = benchmark.main(benchmark.Settings(rounds=1, tasks=("forward",), out=tmp_path / "run"))
+    rows = result["tasks"]["forward"]
+    assert {"cnn", "JAX, the first way", "Flax layers"} <= rows.keys()
+    shown = capsys.readouterr().out
+    for name, (_, _, work) in benchmark.PEERS.items():
+        assert (name in rows) == ("forward" in work and f"left out: {name}, since" not in shown)
+    assert set(result["distances"]) >= {"cnn", "JAX, the first way", "Flax layers"}
+    assert max(result["distances"].values()) < 1e-4
+    fastest = min(row["seconds"] for name, row in rows.items() if name != "cnn")
+    assert rows["cnn"]["speed_of_fastest_peer"] == pytest.approx(fastest / rows["cnn"]["seconds"])
+    rate = result["operations"]["forward"] / rows["cnn"]["seconds"] / result["machine"]["matmul_flops_per_second"]
+    assert rows["cnn"]["share_of_matmul_rate"] == pytest.approx(rate)
+    assert json.loads((tmp_path / "run" / "benchmark.json").read_text())["tasks"]["forward"].keys() == rows.keys()
+    assert (tmp_path / "run" / "benchmark.png").stat().st_size > 10_000
+
+
+def test_a_peer_that_fails_is_one_sentence(tmp_path):
+    np.savez(tmp_path / "inputs.npz", nothing=np.zeros(1))
+    peer = benchmark.Peer("obvious", {}, tmp_path / "inputs.npz", "cpu")
+    try:
+        with pytest.raises(UserError, match="the peer obvious ended; it said: KeyError: 'images'"):
+            [peer.answer(), peer.ask(do="step", repeats=1)]
+    finally:
+        peer.close()
+
+
+def test_the_cost_of_one_batch_and_of_images_from_files(tmp_path):
+    found = cost.main(cost.Settings(batches=(2,), sizes=(), numbers=(20,), out=tmp_path / "run"))
+    assert [one["batch"] for one in found["batch"]] == [2, 2], "a point for each of two networks"
+    for one in (*found["batch"], *found["images"]):
+        assert 0 < one["step_seconds"] < one["first_step_seconds"]
+        assert not one["megabytes"] <= one["megabytes_before"]  # NaN where the system does not tell
+    assert found["images"][0]["number"] == 20
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {
+        "config.json",
+        "cost.json",
+        "batch.png",
+        "images.png",
+    }
+
+
+def test_a_training_that_the_machine_cannot_do_is_one_sentence():
+    with pytest.raises(UserError, match=r"ended early, perhaps for want of memory; its last words: .*too_large"):
+        cost.point("cpu", model="too_large", batch=1, size=[32, 32], number=2, files=False)
