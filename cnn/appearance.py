@@ -20,7 +20,7 @@ def gaussian_weights(sigma: jax.Array | float, radius: int) -> jax.Array:
     return weights / weights.sum()
 
 
-def gaussian_blur(image: jax.Array, sigma: jax.Array | float, *, radius: int) -> jax.Array:
+def gaussian_blur(image: jax.Array, sigma: jax.Array | float, *, radius: int, axes=(0, 1)) -> jax.Array:
     """Replaces each pixel by a Gaussian-weighted mean of its neighbours; the image is mirrored at its edges.
 
     A two-dimensional Gaussian is a product of two: blurring down and then across costs 2 * (2 * radius + 1) products
@@ -30,6 +30,7 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array | float, *, radius: int) ->
         image: (height, width, channels), floating point.
         sigma: standard deviation in pixels, 0 or more; may be traced, so that each image has its own.
         radius: where the weights are cut off, in pixels; 3 sigma keeps 99.7 % of them.
+        axes: along which to blur, down (0) and across (1).
     """
     weights = gaussian_weights(sigma, radius).astype(image.dtype)
 
@@ -39,13 +40,15 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array | float, *, radius: int) ->
         size = image.shape[axis]
         return sum(w * lax.slice_in_dim(padded, t, t + size, axis=axis) for t, w in enumerate(weights))
 
-    return along(along(image, 0), 1)
+    for axis in axes:
+        image = along(image, axis)
+    return image
 
 
-def random_blur(key: jax.Array, image: jax.Array, *, max_sigma: float = 1.0) -> jax.Array:
-    """Blurs with a sigma drawn evenly from 0 to `max_sigma` pixels."""
+def random_blur(key: jax.Array, image: jax.Array, *, max_sigma: float = 1.0, axes=(0, 1)) -> jax.Array:
+    """Blurs with a sigma drawn evenly from 0 to `max_sigma` pixels; `axes`: see `gaussian_blur`."""
     sigma = jax.random.uniform(key, maxval=max_sigma)
-    return gaussian_blur(image, sigma, radius=max(1, round(3 * max_sigma)))
+    return gaussian_blur(image, sigma, radius=max(1, round(3 * max_sigma)), axes=axes)
 
 
 # ---------------------------------------------------------------------------------------------- brightness and contrast
