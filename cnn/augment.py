@@ -4,6 +4,7 @@ An augmentation never sees a label, and never changes a shape, but for a crop, w
 It runs on the device before each training step, so every epoch sees new variants and none is ever stored.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -56,6 +57,7 @@ def _function(augmentation: Augmentation) -> Callable:
     return getattr(augmentation, "func", augmentation)  # what a `partial` holds
 
 
+@functools.cache  # who asks twice gets the same programs
 def compiled(augmentation: Augmentation) -> Augmentation:
     """`batched`, compiled: (key, images) -> light, (batch, height, width, 3), of bytes or light.
 

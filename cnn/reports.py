@@ -104,12 +104,22 @@ def write_predictions(path: Path, slides: Slides, parts: dict, predicted: np.nda
     return write_csv(path, ("name", "group", "label", "probability", "split"), rows)
 
 
-def draw_samples(path: Path, slides: Slides, chosen: np.ndarray, augmentation: Augmentation, key: jax.Array) -> Path:
-    """A gallery of some of the `chosen` training images of every class, and below it what the network sees of them."""
+def draw_samples(
+    path: Path, slides: Slides, chosen: np.ndarray, augmentation: Augmentation, batch: int, key: jax.Array
+) -> Path:
+    """A gallery of some of the `chosen` training images of every class, and below it what the network sees of them.
+
+    They are augmented in batches of the size that training has, so that nothing is compiled for them alone.
+    """
     each = max(1, 6 // len(slides.classes))
     by_class = [chosen[slides.labels[chosen] == label] for label in range(len(slides.classes))]
     some = slides.subset(np.concatenate([m[np.linspace(0, len(m) - 1, each).astype(int)] for m in by_class])[:6])
-    variants = compiled(augmentation)(key, np.tile(some.images, (3, 1, 1, 1)))
+    shown = np.tile(some.images, (3, 1, 1, 1))
+    filled = np.resize(shown, (-(-len(shown) // batch) * batch, *shown.shape[1:]))
+    keys = jax.random.split(key, len(filled) // batch)
+    draw = compiled(augmentation)
+    variants = [draw(one, filled[i * batch : (i + 1) * batch]) for i, one in enumerate(keys)]
+    variants = np.concatenate(variants)[: len(shown)]
     captions = [f"{slides.classes[label]}\n{group}" for label, group in zip(some.labels, some.groups)]
     return figures.gallery(
         path,

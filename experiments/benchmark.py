@@ -274,9 +274,9 @@ def main(settings: Settings) -> dict:
         "distances": distances,
         "device": device,
     }
-    runs.write_json(folder / "benchmark.json", result)
     console.print(table(result["tasks"]))
     machine = result["machine"]
+    runs.write_json(folder / "benchmark.json", result)
     rates = f"{machine['matmul_flops_per_second'] / 1e9:.0f} GFLOP/s, {machine['copy_bytes_per_second'] / 1e9:.1f} GB/s"
     console.print(f"the machine: matrix products at {rates}", highlight=False)
     bars = {

@@ -1,5 +1,5 @@
 # %% [markdown]
-"""What does it cost to take more: larger batches, larger images, more of them?
+"""What does it cost to start, and to take more: larger batches, larger images, more of them?
 
     python -m experiments.cost
 
@@ -10,6 +10,7 @@ in a file that is mapped into memory, as they do where they would take more than
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from cnn import command_line
 
@@ -25,6 +26,8 @@ class Settings(command_line.Common):
     """Sides of square images, 8 a step."""
     numbers: tuple[int, ...] = (1000, 5000, 20000)
     """How many files of 64 x 64 pixels to read and train on."""
+    starts: int = 3
+    """How often to start the main job and wait for its first step."""
 
     def __post_init__(self):
         least = {"batches": 1, "sizes": 32, "numbers": 20}
@@ -40,7 +43,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -58,6 +64,22 @@ def point(device: str, **what) -> dict:
         last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
         raise UserError(f"the training of {what} ended early, perhaps for want of memory; its last words: {last}")
     return what | json.loads(done.stdout.splitlines()[-1])
+
+
+def first_step(rounds: int, device: str) -> list[float]:
+    """Seconds from the command of the main job to the end of its first step, as a user waits for it."""
+    seconds = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as temporary:
+            command = [sys.executable, "-m", "experiments.peers.first_step", str(Path(temporary, "run"))]
+            setting = {"JAX_PLATFORMS": "cpu"} if device == "cpu" else {}
+            started = time.perf_counter()
+            done = subprocess.run(command, env=os.environ | setting, capture_output=True, text=True)
+            seconds.append(time.perf_counter() - started)
+        if done.returncode or "after the first step" not in done.stdout:
+            last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+            raise UserError(f"the main job ended before its first step; it said: {last}")
+    return seconds
 
 
 def plan(settings: Settings) -> dict[str, list[dict]]:
@@ -124,8 +146,12 @@ def main(settings: Settings) -> dict[str, list[dict]]:
     print(command_line.first_line("cost", device, "noise"), flush=True)
     folder = runs.create_folder("cost", settings.out)
     runs.write_json(folder / "config.json", {"experiment": "cost", "settings": settings} | runs.environment(device))
+    waited = first_step(settings.starts, settings.device)
+    if waited:
+        seconds = float(np.median(waited))
+        console.print(f"from the command to the first step of the main job: {seconds:.1f} s", highlight=False)
     found = measure(settings, console)
-    runs.write_json(folder / "cost.json", found)
+    runs.write_json(folder / "cost.json", found | {"first_step_seconds": waited})
     console.print(table(found))
     for name, points in found.items():
         if points:

@@ -111,7 +111,7 @@ def train_and_judge(settings: Settings, console: Console, folder: Path, data, pa
     """Steps 4 and 5, in a folder that this process has for itself."""
     augmentation = recipe.augmentation(settings)
     drawing = training.keys_of(settings.seed).drawing
-    reports.draw_samples(folder / "samples.png", data, parts["training"], augmentation, drawing)
+    reports.draw_samples(folder / "samples.png", data, parts["training"], augmentation, settings.batch, drawing)
 
     # 4. Training. Ctrl-C, or a machine that shuts down, finishes the step, saves, and says how to go on.
     per_epoch, steps = recipe.steps(settings, len(parts["training"]))

@@ -73,7 +73,7 @@ def test_a_peer_that_fails_is_one_sentence(tmp_path):
 
 
 def test_the_cost_of_one_batch_and_of_images_from_files(tmp_path):
-    found = cost.main(cost.Settings(batches=(2,), sizes=(), numbers=(20,), out=tmp_path / "run"))
+    found = cost.main(cost.Settings(batches=(2,), sizes=(), numbers=(20,), starts=0, out=tmp_path / "run"))
     assert [one["batch"] for one in found["batch"]] == [2, 2], "a point for each of two networks"
     for one in (*found["batch"], *found["images"]):
         assert 0 < one["step_seconds"] < one["first_step_seconds"]
@@ -90,3 +90,11 @@ def test_the_cost_of_one_batch_and_of_images_from_files(tmp_path):
 def test_a_training_that_the_machine_cannot_do_is_one_sentence():
     with pytest.raises(UserError, match=r"ended early, perhaps for want of memory; its last words: .*too_large"):
         cost.point("cpu", model="too_large", batch=1, size=[32, 32], number=2, files=False)
+
+
+def test_the_wait_for_the_first_step_of_the_main_job_is_measured_to_its_loss(monkeypatch):
+    (seconds,) = cost.first_step(1, "cpu")
+    assert 1 < seconds < 120
+    monkeypatch.setattr(cost.sys, "executable", "/bin/true")
+    with pytest.raises(UserError, match="the main job ended before its first step"):
+        cost.first_step(1, "cpu")

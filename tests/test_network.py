@@ -7,7 +7,9 @@ import pytest
 from flax import nnx
 
 from cnn.layers import BatchNorm, Bias, Convolution, Dense, Dropout, Flatten, GlobalAveragePool, MaxPool, ReLU
-from cnn.network import Network
+from cnn.models import seed, tissue
+from cnn.network import Network, initialize
+from cnn.weights import named_arrays
 from tests.checkers import assert_equal_arrays
 from tests.test_convolution import noise
 
@@ -46,3 +48,13 @@ def test_a_network_without_local_layers_ignores_the_parts():
     network = Network([Flatten(), Dense(12, 2, key=KEYS[2])])
     images = jnp.asarray(noise(4, 2, 2, 3))
     assert np.array_equal(network(images, parts=3), network(images))
+
+
+@pytest.mark.parametrize("model", [seed, tissue])
+def test_kernels_drawn_by_one_program_are_the_same_to_the_bit(model):
+    def make(key):
+        return model((34, 36, 3), 2, key=key)
+
+    got, want = (named_arrays(nnx.state(network)) for network in (initialize(make, KEYS[0]), make(KEYS[0])))
+    assert got.keys() == want.keys()
+    assert all(np.array_equal(got[name], want[name]) for name in want)
