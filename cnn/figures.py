@@ -228,7 +228,7 @@ def bars(path: Path, panels: dict[str, dict[str, float]], ours: str, title: str)
 
 
 def growth(path: Path, rows: dict[str, list[tuple[int, float, float]]], xlabel: str, title: str) -> Path:
-    """Time and memory against what grows, on scales of powers: for each name, (how much, seconds, megabytes)."""
+    """Time, on a scale of powers, and memory against what grows: for each name, (how much, seconds, megabytes)."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     time_axes, memory_axes = figure.subplots(1, 2)
     for (name, points), colour, marker in zip(rows.items(), (BLUE, ORANGE, GREEN), "osD"):
@@ -236,13 +236,18 @@ def growth(path: Path, rows: dict[str, list[tuple[int, float, float]]], xlabel: 
         time_axes.plot(much, [value * 1e3 for value in seconds], color=colour, marker=marker, label=name)
         memory_axes.plot(much, megabytes, color=colour, marker=marker, label=name)
     ticks = sorted({point[0] for points in rows.values() for point in points})
-    for axes, ylabel in ((time_axes, "milliseconds a step (median)"), (memory_axes, "memory of the process (MB)")):
-        axes.set(xscale="log", yscale="log", xlabel=xlabel, ylabel=ylabel)
+    for axes in (time_axes, memory_axes):
+        axes.set(xscale="log", xlabel=xlabel)
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-        axes.yaxis.set_major_formatter("{x:,g}")
-        axes.yaxis.set_minor_formatter("{x:,g}")
         axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-        axes.grid(alpha=0.3, which="both")
+    time_axes.set(yscale="log", ylabel="milliseconds a step (median)")
+    memory_axes.set(ylabel="memory of the process (MB)")
+    memory_axes.set_ylim(bottom=0)
+    for axes in (time_axes, memory_axes):
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.grid(alpha=0.3)
         axes.legend(fontsize=9)
+    time_axes.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    time_axes.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     figure.suptitle(title)
     return _save(figure, path)
