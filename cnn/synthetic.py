@@ -12,6 +12,8 @@ image gets exactly the colours that were drawn for it, whatever its class; only 
 Lengths are in units of which an image is 120 high: at 120 x 160 one unit is one pixel.
 """
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -57,9 +59,13 @@ def draw_slides(number: int, *, seed: int, size: tuple[int, int] = (120, 160), g
             raise UserError(f"drawn tissue: {name} is {value}; give at least {least}")
     labels, group = np.arange(number) % 2, np.arange(number) // 2 % groups
     images = np.empty((number, *size, 3), np.uint8)
-    for i in range(number):
+
+    def draw(i: int) -> None:
         look = draw_look(_generator(seed, 0, i), draw_stain(_generator(seed, 1, group[i])))
         images[i] = draw_one(labels[i], _generator(seed, 2, i), size, look)
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:  # on two cores 5.2 s for 500 images, alone 8
+        list(pool.map(draw, range(number)))
     groups = tuple(f"group{g:02d}" for g in group)
     names = tuple(f"{groups[i]}/{CLASSES[labels[i]]}-{i:04d}" for i in range(number))
     return Slides(images, labels.astype(np.int32), groups, names, CLASSES)
