@@ -241,8 +241,9 @@ def growth(path: Path, rows: dict[str, list[tuple[int, float, float]]], xlabel: 
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
     time_axes.set(yscale="log", ylabel="milliseconds a step (median)")
-    memory_axes.set(ylabel="memory of the process (MB)")
-    memory_axes.set_ylim(bottom=0)
+    _, seconds, megabytes = np.array([point for points in rows.values() for point in points]).T
+    time_axes.set_ylim(600 * seconds.min(), 1600 * seconds.max())  # milliseconds, with room: not every wobble is news
+    memory_axes.set(ylim=(0, 1.3 * np.nanmax([1.0, *megabytes])), ylabel="memory of the process (MB)")
     for axes in (time_axes, memory_axes):
         axes.yaxis.set_major_formatter("{x:,g}")
         axes.grid(alpha=0.3)
