@@ -96,10 +96,7 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     # What the pipeline of 2017 drew: Keras' `ImageDataGenerator(rotation_range=50, width_shift_range=0.1,
     # height_shift_range=0.1, shear_range=0.2, horizontal_flip=True, vertical_flip=True, fill_mode="constant")`; its
     # shear of 0.2 was in radians, and its sampling nearest-neighbour. The corners of a turned image are black.
-    # Keras flipped last; since every angle, shift and slant is as likely as its opposite, it is the same to flip first.
     "seed": compose(
-        random_flip_horizontal,
-        random_flip_vertical,
         partial(
             random_affine,
             max_degrees=50.0,
@@ -108,6 +105,8 @@ AUGMENTATIONS: dict[str, Augmentation] = {
             sampling="nearest",
             fill="constant",
         ),
+        random_flip_horizontal,
+        random_flip_vertical,
     ),
     # Tissue has no up or down, so any angle is as likely; mirrored edges add no black corners that a network could
     # take for tissue; stain and focus differ from laboratory to laboratory.
