@@ -55,15 +55,20 @@ from cnn.errors import UserError
 
 
 # %%
+def in_a_process(device: str, module: str, argument: str) -> tuple[str, str | None]:
+    """Runs a module of experiments/peers: what it printed, and its last words if it failed, else None."""
+    environment = os.environ | ({"JAX_PLATFORMS": "cpu"} if device == "cpu" else {})
+    command = [sys.executable, "-m", f"experiments.peers.{module}", argument]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return done.stdout, (done.stderr.strip().splitlines() or ["nothing"])[-1] if done.returncode else None
+
+
 def point(device: str, **what) -> dict:
     """One training in a process of its own; see `experiments/peers/point.py`."""
-    environment = os.environ | ({"JAX_PLATFORMS": "cpu"} if device == "cpu" else {})
-    command = [sys.executable, "-m", "experiments.peers.point", json.dumps(what)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-        raise UserError(f"the training of {what} ended early, perhaps for want of memory; its last words: {last}")
-    return what | json.loads(done.stdout.splitlines()[-1])
+    printed, failed = in_a_process(device, "point", json.dumps(what))
+    if failed:
+        raise UserError(f"the training of {what} ended early, perhaps for want of memory; its last words: {failed}")
+    return what | json.loads(printed.splitlines()[-1])
 
 
 def first_step(rounds: int, device: str) -> list[float]:
@@ -71,14 +76,11 @@ def first_step(rounds: int, device: str) -> list[float]:
     seconds = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as temporary:
-            command = [sys.executable, "-m", "experiments.peers.first_step", str(Path(temporary, "run"))]
-            setting = {"JAX_PLATFORMS": "cpu"} if device == "cpu" else {}
             started = time.perf_counter()
-            done = subprocess.run(command, env=os.environ | setting, capture_output=True, text=True)
+            printed, failed = in_a_process(device, "first_step", str(Path(temporary, "run")))
             seconds.append(time.perf_counter() - started)
-        if done.returncode or "after the first step" not in done.stdout:
-            last = (done.stderr.strip().splitlines() or ["nothing"])[-1]
-            raise UserError(f"the main job ended before its first step; it said: {last}")
+        if failed or "after the first step" not in printed:
+            raise UserError(f"the main job ended before its first step; it said: {failed or 'nothing'}")
     return seconds
 
 

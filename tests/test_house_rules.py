@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(path for path in (ROOT / "cnn").glob("*.py") if path.name != "__init__.py")
-EXPERIMENTS = sorted(path for path in (ROOT / "experiments").glob("*.py") if path.name != "__init__.py")
+EXPERIMENTS = sorted(path for path in (ROOT / "experiments").rglob("*.py") if path.name != "__init__.py")
 ALL = [*FILES, *EXPERIMENTS, *sorted((ROOT / "tests").glob("*.py"))]
 OWNERS = {  # a library, and the only file of cnn/ that may know it
     "PIL": "images.py",

@@ -29,16 +29,19 @@ MOVE = compose(*MOVES)
 BLUR = partial(random_blur, max_sigma=1.0)
 
 
+def parameters_of(network: nnx.Module) -> list[tuple[nnx.Param, nnx.Param]]:
+    """Each kernel with its bias, which may be a layer of its own."""
+    kernels = [layer.kernel for layer in network.layers if hasattr(layer, "kernel")]
+    biases = [layer.bias for layer in network.layers if getattr(layer, "bias", None) is not None]
+    return list(zip(kernels, biases, strict=True))
+
+
 def network_of(weights) -> nnx.Module:
     """The network of 2017 with the given kernels and biases."""
     network = models.seed((120, 160, 3), 2, dropout=DROPOUT, key=jax.random.key(0))
-    values = [jnp.asarray(array) for pair in weights for array in pair]
-    kernels = [layer for layer in network.layers if hasattr(layer, "kernel")]
-    biases = [layer for layer in network.layers if getattr(layer, "bias", None) is not None]
-    for layer, value in zip(kernels, values[::2]):
-        layer.kernel[...] = value
-    for layer, value in zip(biases, values[1::2]):
-        layer.bias[...] = value
+    for parameters, arrays in zip(parameters_of(network), weights, strict=True):
+        for parameter, array in zip(parameters, arrays):
+            parameter[...] = jnp.asarray(array)
     return network
 
 
@@ -72,10 +75,8 @@ class Peer:
             return cross_entropy(network(as_light(images), parts=training.parts_of(images)), labels).mean()
 
         value, gradients = jax.value_and_grad(loss)(self.parameters, self.inputs["noise"], self.inputs["noise_labels"])
-        layers = nnx.merge(self.graph, gradients).layers
-        kernels = [layer.kernel[...] for layer in layers if hasattr(layer, "kernel")]
-        biases = [layer.bias[...] for layer in layers if getattr(layer, "bias", None) is not None]
-        return value, list(zip(kernels, biases))
+        found = parameters_of(nnx.merge(self.graph, gradients))
+        return value, [(kernel[...], bias[...]) for kernel, bias in found]
 
     def step(self):
         """See `experiments/peers/__init__.py`."""

@@ -14,17 +14,14 @@ import tempfile
 import time
 from pathlib import Path
 
-STARTED = time.perf_counter()
-
 import cnn  # noqa: F401 (first: it sets XLA's flags)
 
 # isort: split
 import jax
 import numpy as np
 import optax
-from PIL import Image
 
-from cnn import augment, models, slides, store, training
+from cnn import augment, images, models, slides, store, training
 
 STEPS = 12
 
@@ -42,8 +39,8 @@ def written(folder: Path, number: int, size: tuple[int, int]) -> None:
     for name in ("benign", "malignant"):
         (folder / name).mkdir()
     for i in range(number):
-        image = Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8))
-        image.save(folder / ("benign", "malignant")[i % 2] / f"{i:06d}.png", compress_level=0)
+        noise = rng.integers(0, 256, (*size, 3), np.uint8)
+        images.write_png(folder / ("benign", "malignant")[i % 2] / f"{i:06d}.png", noise)
 
 
 def main(model: str, batch: int, size: list[int], number: int, files: bool) -> dict:
@@ -56,9 +53,9 @@ def main(model: str, batch: int, size: list[int], number: int, files: bool) -> d
         if files:
             store.SHARE = 0  # as if they took more than a quarter of the memory
             data = slides.read_folder(temporary, size=size)
-            images, labels = data.images, data.labels
+            shown, labels = data.images, data.labels
         else:
-            images = np.random.default_rng(0).integers(0, 256, (number, *size, 3), np.uint8)
+            shown = np.random.default_rng(0).integers(0, 256, (number, *size, 3), np.uint8)
             labels = (np.arange(number) % 2).astype(np.int32)
         reading = time.perf_counter() - started
     before, moments, most = own_megabytes(), [], []
@@ -72,7 +69,7 @@ def main(model: str, batch: int, size: list[int], number: int, files: bool) -> d
     options = {"batch": batch, "per_epoch": batch * STEPS, "optimizer": optax.adam(1e-3), "seed": 0}
     way = augment.named("default")
     started = time.perf_counter()
-    for _ in training.train(network, (images, labels), None, epochs=1, augmentation=way, on_step=on_step, **options):
+    for _ in training.train(network, (shown, labels), None, epochs=1, augmentation=way, on_step=on_step, **options):
         pass
     return {
         "step_seconds": float(np.median(np.diff(moments)[1:])),

@@ -13,7 +13,7 @@ VERSIONS = {"torch": version("torch")}
 COMPILED = bool(os.environ.get("PEER_COMPILED"))
 
 
-def in_our_layout(parameter: torch.Tensor, array: np.ndarray) -> np.ndarray:
+def in_our_layout(array: np.ndarray) -> np.ndarray:
     """A kernel from OIHW to HWIO, or from (out, in) to (in, out), where `in` counts channels first; a bias as it is."""
     if array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
@@ -83,7 +83,7 @@ class Peer:
         noise = self.light(torch.from_numpy(self.inputs["noise"]).permute(0, 3, 1, 2))
         value = self.loss(noise, torch.from_numpy(self.inputs["noise_labels"]).float())
         value.backward()
-        found = [in_our_layout(p, p.grad.numpy()) for p in self.network.parameters()]
+        found = [in_our_layout(p.grad.numpy()) for p in self.network.parameters()]
         self.network.train()
         return value.item(), list(zip(found[::2], found[1::2]))
 
