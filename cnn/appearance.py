@@ -4,11 +4,14 @@ The contract is that of `geometry.py`: `random_thing(key, image, *, options) -> 
 float32 from 0 to 1.
 """
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn.stains import combine_stains, separate_stains
+from cnn.stains import as_light, combine_stains, separate_stains
 
 # ---------------------------------------------------------------------------------------------------------------- blur
 
@@ -20,7 +23,18 @@ def gaussian_weights(sigma: jax.Array | float, radius: int) -> jax.Array:
     return weights / weights.sum()
 
 
-def gaussian_blur(image: jax.Array, sigma: jax.Array | float, *, radius: int, axes=(0, 1)) -> jax.Array:
+def _mirrored(image: jax.Array, radius: int) -> jax.Array:
+    """(height, width, channels) -> (height + 2 * radius, width + 2 * radius, channels): ..b a | a b c.."""
+    return jnp.pad(image, [(radius, radius), (radius, radius), (0, 0)], mode="symmetric")
+
+
+def _blurred(padded: jax.Array, weights: jax.Array, axis: int) -> jax.Array:
+    """The weighted mean along an axis, which becomes shorter by what was padded: len(weights) - 1."""
+    size = padded.shape[axis] - len(weights) + 1
+    return sum(w * lax.slice_in_dim(padded, t, t + size, axis=axis) for t, w in enumerate(weights))
+
+
+def gaussian_blur(image: jax.Array, sigma: jax.Array | float, *, radius: int) -> jax.Array:
     """Replaces each pixel by a Gaussian-weighted mean of its neighbours; the image is mirrored at its edges.
 
     A two-dimensional Gaussian is a product of two: blurring down and then across costs 2 * (2 * radius + 1) products
@@ -30,25 +44,36 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array | float, *, radius: int, ax
         image: (height, width, channels), floating point.
         sigma: standard deviation in pixels, 0 or more; may be traced, so that each image has its own.
         radius: where the weights are cut off, in pixels; 3 sigma keeps 99.7 % of them.
-        axes: along which to blur, down (0) and across (1).
     """
     weights = gaussian_weights(sigma, radius).astype(image.dtype)
-
-    def along(image: jax.Array, axis: int) -> jax.Array:
-        edges = [(radius, radius) if a == axis else (0, 0) for a in range(3)]
-        padded = jnp.pad(image, edges, mode="symmetric")
-        size = image.shape[axis]
-        return sum(w * lax.slice_in_dim(padded, t, t + size, axis=axis) for t, w in enumerate(weights))
-
-    for axis in axes:
-        image = along(image, axis)
-    return image
+    return _blurred(_blurred(_mirrored(image, radius), weights, axis=0), weights, axis=1)
 
 
-def random_blur(key: jax.Array, image: jax.Array, *, max_sigma: float = 1.0, axes=(0, 1)) -> jax.Array:
-    """Blurs with a sigma drawn evenly from 0 to `max_sigma` pixels; `axes`: see `gaussian_blur`."""
+def random_blur(key: jax.Array, image: jax.Array, *, max_sigma: float = 1.0) -> jax.Array:
+    """Blurs with a sigma drawn evenly from 0 to `max_sigma` pixels."""
     sigma = jax.random.uniform(key, maxval=max_sigma)
-    return gaussian_blur(image, sigma, radius=max(1, round(3 * max_sigma)), axes=axes)
+    return gaussian_blur(image, sigma, radius=_radius(max_sigma))
+
+
+def _radius(sigma: float) -> int:
+    return max(1, round(3 * sigma))
+
+
+def blur_programs(max_sigma: float = 1.0) -> list[Callable]:
+    """The three loops of `random_blur`, each (key, image) -> image: mirror, blur down, blur across.
+
+    In one program XLA blurs down anew for every pixel that the blur across looks at, and asks for every one of those
+    whether it lies beyond the edge. 32 images of 240 x 320: 48 ms as one program, 14 as three (two cores).
+    """
+
+    def blur(key: jax.Array, padded: jax.Array, axis: int) -> jax.Array:
+        weights = gaussian_weights(jax.random.uniform(key, maxval=max_sigma), _radius(max_sigma))
+        return _blurred(padded, weights.astype(padded.dtype), axis)
+
+    def mirror(key: jax.Array, image: jax.Array) -> jax.Array:
+        return _mirrored(as_light(image), _radius(max_sigma))
+
+    return [mirror, partial(blur, axis=0), partial(blur, axis=1)]
 
 
 # ---------------------------------------------------------------------------------------------- brightness and contrast

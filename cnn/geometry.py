@@ -48,6 +48,20 @@ def zoom(factor: jax.Array | float) -> jax.Array:
 # ------------------------------------------------------------------------------------------------------------ sampling
 
 
+def check_how(sampling: str, fill: str) -> None:
+    """UserError unless `affine` knows them."""
+    if sampling not in ("nearest", "bilinear"):
+        raise UserError(f'sampling: got "{sampling}", wants "nearest" or "bilinear"')
+    if fill not in ("constant", "edge", "reflect"):
+        raise UserError(f'fill: got "{fill}", wants "constant", "edge" or "reflect"')
+
+
+def on_image(y: jax.Array, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Whether places, in pixels, lie between the outermost pixel centres of an image of (height, width, ...)."""
+    slack = 1e-3  # pixels: a quarter turn must not lose its edge to the rounding of a cosine
+    return (y >= -slack) & (y <= shape[0] - 1 + slack) & (x >= -slack) & (x <= shape[1] - 1 + slack)
+
+
 def _reflected(index: jax.Array, size: int) -> jax.Array:
     """Folds any index into 0 .. size - 1 by mirrors at the edges: -1 -> 0, -2 -> 1, size -> size - 1."""
     index = jnp.mod(index, 2 * size)
@@ -71,10 +85,7 @@ def affine(
     Raises:
         UserError: for an unknown `sampling` or `fill`.
     """
-    if sampling not in ("nearest", "bilinear"):
-        raise UserError(f'sampling: got "{sampling}", wants "nearest" or "bilinear"')
-    if fill not in ("constant", "edge", "reflect"):
-        raise UserError(f'fill: got "{fill}", wants "constant", "edge" or "reflect"')
+    check_how(sampling, fill)
     height, width, channels = image.shape
     centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
     y_out, x_out = jnp.meshgrid(jnp.arange(height) - centre_y, jnp.arange(width) - centre_x, indexing="ij")
@@ -103,9 +114,7 @@ def affine(
         result = result / 255 if image.dtype == jnp.uint8 else result
     result = as_light(result)
     if fill == "constant":
-        slack = 1e-3  # pixels: a quarter turn must not lose its edge to the rounding of a cosine
-        inside = (y >= -slack) & (y <= height - 1 + slack) & (x >= -slack) & (x <= width - 1 + slack)
-        result = jnp.where(inside[..., None], result, jnp.asarray(value, result.dtype))
+        result = jnp.where(on_image(y, x, image.shape)[..., None], result, jnp.asarray(value, result.dtype))
     return result
 
 
@@ -171,6 +180,17 @@ def random_zoom(key: jax.Array, image: jax.Array, *, max_factor: float = 1.2, **
     return affine(image, zoom(jnp.exp(_between(key, math.log(max_factor)))), **how)
 
 
+def draw_matrix(
+    key: jax.Array, shape: tuple[int, ...], max_degrees: float, max_shift: float, max_shear: float, max_zoom: float
+) -> jax.Array:
+    """The (3, 3) map of `random_affine`, whose arguments these are, for an image of the shape (height, width, ...)."""
+    keys = jax.random.split(key, 4)
+    down, right = jax.random.uniform(keys[1], (2,), minval=-max_shift, maxval=max_shift)
+    matrix = rotation(_between(keys[0], max_degrees))
+    matrix = matrix @ shift(down * shape[0], right * shape[1])
+    return matrix @ shear(_between(keys[2], max_shear)) @ zoom(jnp.exp(_between(keys[3], math.log(max_zoom))))
+
+
 def random_affine(
     key: jax.Array,
     image: jax.Array,
@@ -193,9 +213,4 @@ def random_affine(
         max_zoom: largest factor; its inverse is the smallest.
         how: see `affine`.
     """
-    keys = jax.random.split(key, 4)
-    down, right = jax.random.uniform(keys[1], (2,), minval=-max_shift, maxval=max_shift)
-    matrix = rotation(_between(keys[0], max_degrees))
-    matrix = matrix @ shift(down * image.shape[0], right * image.shape[1])
-    matrix = matrix @ shear(_between(keys[2], max_shear)) @ zoom(jnp.exp(_between(keys[3], math.log(max_zoom))))
-    return affine(image, matrix, **how)
+    return affine(image, draw_matrix(key, image.shape, max_degrees, max_shift, max_shear, max_zoom), **how)
