@@ -98,5 +98,5 @@ def test_the_programs_draw_what_the_random_affine_map_draws(fill):
 
 
 def test_a_way_to_fill_that_does_not_exist_is_named_with_those_there_are():
-    with pytest.raises(UserError, match='^fill: got "wrap", wants "constant", "edge" or "reflect"$'):
+    with pytest.raises(UserError, match=r'^fill: got "wrap", wants "constant", "edge" or "reflect"$'):
         fast_affine.programs(fill="wrap")
