@@ -11,6 +11,9 @@ both measured in pixels from the image's centre, y downwards. Looking from the r
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,24 +51,74 @@ def zoom(factor: jax.Array | float) -> jax.Array:
 # ------------------------------------------------------------------------------------------------------------ sampling
 
 
-def check_how(sampling: str, fill: str) -> None:
-    """UserError unless `affine` knows them."""
+class Places(NamedTuple):
+    """Where the pixels of a result lie on the given image; all (height, width)."""
+
+    first: jax.Array  # int32: number of the pixel there, or of the upper left one of the four around
+    down: jax.Array | None  # float32, 0 to 1: from the upper two to the lower two; None to take only the first
+    right: jax.Array | None  # float32, 0 to 1: from the left two to the right two
+    inside: jax.Array | None  # bool: whether the place is on the image; None if what lies outside is taken from it
+
+
+def _folded(coordinate: jax.Array, size: int, fill: str) -> jax.Array:
+    """Any coordinate in pixels -> the one on the image, 0 to size - 1, where its light is found."""
+    if fill == "reflect":  # at the outer edges of the outermost pixels, half a pixel from their centres
+        turn = coordinate + 0.5
+        turn = turn - 2 * size * jnp.floor(turn / (2 * size))  # 0 to 2 * size: there and back
+        coordinate = jnp.minimum(turn, 2 * size - turn) - 0.5
+    return jnp.clip(coordinate, 0, size - 1)
+
+
+def places(matrix: jax.Array, shape: tuple[int, ...], *, sampling: str = "bilinear", fill: str = "constant") -> Places:
+    """Where a (3, 3) map makes the pixels of the result look, for an image of the shape (height, width, ...).
+
+    Options and errors: see `affine`.
+    """
     if sampling not in ("nearest", "bilinear"):
         raise UserError(f'sampling: got "{sampling}", wants "nearest" or "bilinear"')
     if fill not in ("constant", "edge", "reflect"):
         raise UserError(f'fill: got "{fill}", wants "constant", "edge" or "reflect"')
+    height, width = shape[:2]
+    y_out, x_out = jnp.arange(height)[:, None] - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2
+    y = matrix[0, 0] * y_out + matrix[0, 1] * x_out + matrix[0, 2] + (height - 1) / 2  # (height, width), pixels
+    x = matrix[1, 0] * y_out + matrix[1, 1] * x_out + matrix[1, 2] + (width - 1) / 2
+    inside = None
+    if fill == "constant":
+        slack = 1e-3  # pixels: a quarter turn must not lose its edge to the rounding of a cosine
+        inside = (y >= -slack) & (y <= height - 1 + slack) & (x >= -slack) & (x <= width - 1 + slack)
+    if sampling == "nearest":
+        top, left = _folded(jnp.floor(y + 0.5), height, fill), _folded(jnp.floor(x + 0.5), width, fill)
+        return Places(top.astype(jnp.int32) * width + left.astype(jnp.int32), None, None, inside)
+    y, x = _folded(y, height, fill), _folded(x, width, fill)
+    # The last row and column are the lower and right ones of those before them: there, down or right is 1.
+    top, left = jnp.floor(jnp.minimum(y, max(height - 2, 0))), jnp.floor(jnp.minimum(x, max(width - 2, 0)))
+    return Places(top.astype(jnp.int32) * width + left.astype(jnp.int32), y - top, x - left, inside)
 
 
-def on_image(y: jax.Array, x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Whether places, in pixels, lie between the outermost pixel centres of an image of (height, width, ...)."""
-    slack = 1e-3  # pixels: a quarter turn must not lose its edge to the rounding of a cosine
-    return (y >= -slack) & (y <= shape[0] - 1 + slack) & (x >= -slack) & (x <= shape[1] - 1 + slack)
+def look(images: jax.Array, where: Places, *, value: float = 0.0) -> jax.Array:
+    """What a batch, (batch, height, width, channels), shows at its places, each (batch, height, width)."""
+    batch, height, width, channels = images.shape
+    kind = jnp.float32 if images.dtype == jnp.uint8 else images.dtype
+    values = images.ravel()
+    begins = (where.first + height * width * jnp.arange(batch)[:, None, None]) * channels  # its number among all values
+    pixels = lax.GatherDimensionNumbers(offset_dims=(3,), collapsed_slice_dims=(), start_index_map=(0,))
 
+    def at(down: int, right: int) -> jax.Array:  # the pixels so far from the first, (batch, height, width, channels)
+        far = (min(down, height - 1) * width + min(right, width - 1)) * channels
+        return lax.gather(values[far:], begins[..., None], pixels, (channels,), mode="promise_in_bounds")
 
-def _reflected(index: jax.Array, size: int) -> jax.Array:
-    """Folds any index into 0 .. size - 1 by mirrors at the edges: -1 -> 0, -2 -> 1, size -> size - 1."""
-    index = jnp.mod(index, 2 * size)
-    return jnp.minimum(index, 2 * size - 1 - index)
+    result = at(0, 0)
+    if where.down is not None:
+        down, right = where.down[..., None].astype(kind), where.right[..., None].astype(kind)
+        upper = result.astype(kind) * (1 - right) + at(0, 1).astype(kind) * right
+        lower = at(1, 0).astype(kind) * (1 - right) + at(1, 1).astype(kind) * right
+        result = upper * (1 - down) + lower * down
+        result = result / 255 if images.dtype == jnp.uint8 else result
+    result = as_light(result)
+    if where.inside is None:
+        return result
+    inside = where.inside[..., None].astype(result.dtype)  # a factor: `jnp.where` costs 4 ms where this costs none
+    return result * inside + value * (1 - inside)
 
 
 def affine(
@@ -85,37 +138,8 @@ def affine(
     Raises:
         UserError: for an unknown `sampling` or `fill`.
     """
-    check_how(sampling, fill)
-    height, width, channels = image.shape
-    centre_y, centre_x = (height - 1) / 2, (width - 1) / 2
-    y_out, x_out = jnp.meshgrid(jnp.arange(height) - centre_y, jnp.arange(width) - centre_x, indexing="ij")
-    y = matrix[0, 0] * y_out + matrix[0, 1] * x_out + matrix[0, 2] + centre_y  # (height, width), pixels of the image
-    x = matrix[1, 0] * y_out + matrix[1, 1] * x_out + matrix[1, 2] + centre_x
-    rows = jnp.asarray(image).reshape(height * width, channels)
-
-    def at(row: jax.Array, column: jax.Array) -> jax.Array:  # the pixels at integer places, wherever those are
-        row, column = row.astype(jnp.int32), column.astype(jnp.int32)
-        if fill == "reflect":
-            row, column = _reflected(row, height), _reflected(column, width)
-        else:
-            row, column = jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)
-        # One gather of whole pixels. All places lie on the image: nothing has to be checked again.
-        return rows.at[row * width + column].get(mode="promise_in_bounds")
-
-    if sampling == "nearest":
-        result = at(jnp.floor(y + 0.5), jnp.floor(x + 0.5))
-    else:
-        top, left = jnp.floor(y), jnp.floor(x)
-        kind = jnp.float32 if image.dtype == jnp.uint8 else image.dtype
-        below, right = (y - top)[..., None].astype(kind), (x - left)[..., None].astype(kind)
-        upper = at(top, left) * (1 - right) + at(top, left + 1) * right
-        lower = at(top + 1, left) * (1 - right) + at(top + 1, left + 1) * right
-        result = upper * (1 - below) + lower * below
-        result = result / 255 if image.dtype == jnp.uint8 else result
-    result = as_light(result)
-    if fill == "constant":
-        result = jnp.where(on_image(y, x, image.shape)[..., None], result, jnp.asarray(value, result.dtype))
-    return result
+    where = places(matrix, image.shape, sampling=sampling, fill=fill)
+    return look(jnp.asarray(image)[None], jax.tree.map(lambda a: a[None], where), value=value)[0]
 
 
 # -------------------------------------------------------------------------------------------------------------- random
@@ -214,3 +238,29 @@ def random_affine(
         how: see `affine`.
     """
     return affine(image, draw_matrix(key, image.shape, max_degrees, max_shift, max_shear, max_zoom), **how)
+
+
+def compiled_affine(
+    *,
+    max_degrees: float = 0.0,
+    max_shift: float = 0.0,
+    max_shear: float = 0.0,
+    max_zoom: float = 1.0,
+    value: float = 0.0,
+    **how,
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """`random_affine` of a batch, as two programs, where and what: (a key for each, images) -> images.
+
+    In one program XLA works out where to look anew for each of a pixel's channels. 32 images of 240 x 320 pixels, in
+    bytes, mirrored at the edges: 25 ms as one program, 16 as two (two cores).
+    """
+
+    @partial(jax.jit, static_argnums=1)
+    def draw(keys: jax.Array, shape: tuple[int, ...]) -> Places:
+        def one(key: jax.Array) -> Places:
+            return places(draw_matrix(key, shape, max_degrees, max_shift, max_shear, max_zoom), shape, **how)
+
+        return jax.vmap(one)(keys)
+
+    resample = jax.jit(partial(look, value=value))
+    return lambda keys, images: resample(images, draw(keys, images.shape[1:]))

@@ -1,7 +1,7 @@
 """Geometry: where each pixel of the result comes from, and which way an angle turns.
 
 A map is a matrix that is asked backwards: for a pixel of the result, where in the image does it look? What it finds
-between the pixels is the nearest one, or a mean of the four around. Next: test_crops.py.
+between the pixels is the nearest one, or a mean of the four around. Next: test_resampling.py.
 """
 
 import math

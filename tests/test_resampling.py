@@ -1,0 +1,56 @@
+"""Resampling in two steps: where a map makes each pixel look, and what is there. Next: test_crops.py.
+
+Apart, each is a loop that a processor does many at a time; `augment.compiled` makes them programs of their own.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn.geometry import Places, compiled_affine, look, places, random_affine, shift
+from tests.checkers import assert_equal_arrays
+
+
+def test_places_by_hand():
+    # 3 x 4 pixels, moved up by half a pixel and left by a quarter: each looks that much down and right.
+    where = places(shift(-0.5, -0.25), (3, 4), fill="edge")
+    # the last row and column look between the last two, at the far end
+    assert where.first.tolist() == [[0, 1, 2, 2], [4, 5, 6, 6], [4, 5, 6, 6]]
+    assert where.down.tolist() == [[0.5] * 4, [0.5] * 4, [1.0] * 4]
+    assert where.right.tolist() == [[0.25, 0.25, 0.25, 1.0]] * 3
+    assert where.inside is None
+    inside = places(shift(-0.5, -0.25), (3, 4), fill="constant").inside
+    assert inside.tolist() == [[True, True, True, False]] * 2 + [[False] * 4]
+    nearest = places(shift(-0.75, -0.25), (3, 4), sampling="nearest", fill="edge")
+    assert nearest.first.tolist() == [[4, 5, 6, 7], [8, 9, 10, 11], [8, 9, 10, 11]]
+    assert (nearest.down, nearest.right) == (None, None)
+
+
+def test_a_look_by_hand():
+    # light 1 0 / 0.4 0.2; a quarter to the right: 0.75 / 0.35; half way down: 0.55. The second image is dark.
+    images = jnp.array([[[255, 0], [102, 51]], [[0, 0], [0, 0]]], jnp.uint8)[..., None]
+    first, down, right = (jnp.full((2, 1, 1), value) for value in (0, 0.5, 0.25))
+    inside = jnp.array([True, True]).reshape(2, 1, 1)
+    where = Places(first, down, right, inside)
+    assert_equal_arrays(look(images, where).ravel(), [0.55, 0.0], "a quarter right, half way down")
+    outside = where._replace(inside=~inside)
+    assert_equal_arrays(look(images, outside, value=0.3).ravel(), [0.3, 0.3], "outside")
+    right_one = Places(first + 1, None, None, None)
+    assert_equal_arrays(look(images, right_one).ravel(), [0.0, 0.0], "the pixel to the right, as it is")
+
+
+@pytest.mark.parametrize("fill", ["constant", "edge", "reflect"])
+@pytest.mark.parametrize("sampling", ["nearest", "bilinear"])
+def test_a_batch_in_two_programs_is_what_its_images_are_in_one(sampling, fill):
+    options = {"max_degrees": 90.0, "max_shift": 0.2, "max_shear": 15.0, "max_zoom": 1.3, "value": 0.2}
+    options |= {"sampling": sampling, "fill": fill}
+    keys, rows = jax.random.split(jax.random.key(3), 3), np.random.default_rng(0)
+    draw, alone = compiled_affine(**options), jax.jit(partial(random_affine, **options))
+    for shape in ((11, 14, 3), (1, 5, 1), (4, 1, 3)):
+        images = rows.integers(0, 256, (3, *shape), np.uint8)
+        for batch in (images, images / np.float32(255)):
+            one_by_one = np.stack([alone(key, image) for key, image in zip(keys, batch)])
+            assert_equal_arrays(draw(keys, batch), one_by_one, f"{shape}, {batch.dtype}", atol=3e-5)
