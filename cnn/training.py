@@ -267,7 +267,7 @@ def train(
 def initial_state(network: Network, optimizer: optax.GradientTransformation) -> State:
     """The state before the first step: a copy of what the network holds, since the step donates it, and no memory."""
     parameters = jax.tree.map(jnp.copy, nnx.state(network))
-    return State(parameters, optimizer.init(nnx.filter_state(parameters, nnx.Param)))
+    return State(parameters, jax.jit(optimizer.init)(nnx.filter_state(parameters, nnx.Param)))
 
 
 def check_finite(sums: list[Sums], done: int) -> None:

@@ -8,7 +8,8 @@ two augmentations of 240 x 320 images, and the whole job: from 58 images in memo
 Every peer has a process of its own; they take turns, round by round, so that a slow moment of the machine hits all of
 them. Before anything is timed, all have computed the loss and its gradients from the same weights, and agree.
 
-Beside the peers stands the machine: how fast it multiplies matrices and copies memory, in the same rounds.
+Beside the peers stands the machine: how fast it multiplies matrices and copies memory, in the same rounds, and so how
+long the work must take at least (`peers/limits.py`). Each figure is also told as a share of that limit.
 """
 
 from dataclasses import dataclass
@@ -68,30 +69,12 @@ from rich.table import Table
 
 from cnn import figures, models, progress, reports, runs, synthetic
 from cnn.errors import UserError
-from cnn.layers import Convolution, Dense
-from experiments.peers import BATCH, EPOCH
+from experiments.peers import BATCH, EPOCH, limits
 
 REPEATS = {"step": 4, "forward": 6, "move": 4, "move_and_blur": 4, "epoch": 1, "matmul": 4, "copy": 4}
 
 
-# %% [markdown]
-# What is to be done, counted: two operations for each product and its addition. Backward, a layer's gradient by its
-# kernel and by its inputs take as much again each; the images need none.
-
-
 # %%
-def operations(batch: int = BATCH) -> dict[str, int]:
-    """Floating-point operations of the network of 2017 for a batch: {"forward": ..., "step": ...}."""
-    network = models.seed((120, 160, 3), 2, key=jax.random.key(0))
-    counts = []
-    for layer, row in zip(network.layers, models.table(network, (120, 160, 3))):
-        if isinstance(layer, Convolution):
-            counts.append(2 * layer.kernel.size * row.shape[0] * row.shape[1])
-        elif isinstance(layer, Dense):
-            counts.append(2 * layer.kernel.size)
-    return {"forward": batch * sum(counts), "step": batch * (3 * sum(counts) - counts[0])}
-
-
 def inputs(seed: int) -> dict[str, np.ndarray]:
     """What all peers get, drawn; see `experiments/peers/__init__.py`."""
     network = models.seed((120, 160, 3), 2, key=jax.random.key(seed))
@@ -205,11 +188,12 @@ def summary(seconds: dict, first: dict, memory: dict[str, float], settings: Sett
     """What benchmark.json holds: for every task and peer the median, images a second, and the ratios."""
     medians = {pair: float(np.median(values)) for pair, values in seconds.items()}
     rate, bandwidth = 2 * 2048**3 / medians["cnn", "matmul"], 2 * 4 * (1 << 26) / medians["cnn", "copy"]
-    counted, tasks = operations(), {}
+    counted, tasks = limits.counted(), {}
     for task in settings.tasks:
         own = {name: medians[name, task] for name, other in medians if other == task}
         fastest_peer = min((value for name, value in own.items() if name != "cnn"), default=None)
         images = EPOCH if task == "epoch" else BATCH
+        least, bound = limits.least(counted[task], rate, bandwidth)
         tasks[task] = {
             name: {
                 "seconds": value,
@@ -217,29 +201,34 @@ def summary(seconds: dict, first: dict, memory: dict[str, float], settings: Sett
                 "first_call_seconds": first[name, task],
                 "images_per_second": images / value,
                 "speed_of_fastest_peer": fastest_peer and fastest_peer / value,
-                "share_of_matmul_rate": counted[task] / value / rate if task in counted else None,
+                "share_of_limit": least / value,
+                "bound_by": bound,
             }
             for name, value in sorted(own.items(), key=lambda item: item[1])
         }
     machine = {"matmul_flops_per_second": rate, "copy_bytes_per_second": bandwidth}
-    return {"machine": machine, "operations": counted, "tasks": tasks, "peak_mb": memory}
+    work = {task: counted[task]._asdict() for task in settings.tasks}
+    return {"machine": machine, "counted": work, "tasks": tasks, "peak_mb": memory}
 
 
 def table(tasks: dict) -> Table:
     """All tasks and peers, for a terminal."""
-    shown = Table(title="medians; ratio: speed over that of the fastest peer", title_justify="left")
-    for heading in ("work", "who", "ms", "images/s", "ratio", "of the matrix rate", "first call, s"):
+    shown = Table(
+        title="medians; ratio: speed over that of the fastest peer; limit: the least time by operations or bytes",
+        title_justify="left",
+    )
+    for heading in ("work", "who", "ms", "images/s", "ratio", "of the limit", "first call, s"):
         shown.add_column(heading, justify="left" if heading in ("work", "who") else "right")
     for task, by_peer in tasks.items():
         for i, (name, row) in enumerate(by_peer.items()):
-            share, ratio = row["share_of_matmul_rate"], row["speed_of_fastest_peer"]
+            ratio = row["speed_of_fastest_peer"]
             shown.add_row(
                 "" if i else TASKS[task],
                 name,
                 f"{row['seconds'] * 1e3:,.1f}",
                 f"{row['images_per_second']:,.0f}",
                 "-" if ratio is None else f"{ratio:.2f}",
-                "-" if share is None else f"{share:.0%}",
+                f"{row['share_of_limit']:.0%} ({row['bound_by']})",
                 f"{row['first_call_seconds']:.1f}",
                 style="bold" if name == "cnn" else None,
             )

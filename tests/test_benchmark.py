@@ -10,6 +10,7 @@ import pytest
 
 from cnn.errors import UserError
 from experiments import benchmark, cost
+from experiments.peers import limits
 
 
 def test_the_operations_of_the_network_of_2017_by_hand():
@@ -18,8 +19,30 @@ def test_the_operations_of_the_network_of_2017_by_hand():
     dense = (31968 * 64 + 64) * 2
     forward = first + second + third + dense
     # Backward each takes twice as much again, but the first needs no gradient by the image.
-    assert benchmark.operations(batch=1) == {"forward": forward, "step": 3 * forward - first}
-    assert benchmark.operations(batch=1)["step"] == pytest.approx(0.547e9, rel=1e-3)
+    counted = limits.network(batch=1)
+    assert {task: work.operations for task, work in counted.items()} == {
+        "forward": forward,
+        "step": 3 * forward - first,
+    }
+    assert counted["step"].operations == pytest.approx(0.547e9, rel=1e-3)
+
+
+def test_the_bytes_that_must_move_by_hand():
+    # kernels and biases: 3 * 3 * 3 * 32 + 32, 9,248 twice, 31,968 * 64 + 64 and 64 + 1, as float32
+    parameters = 4 * (896 + 2 * 9248 + 31968 * 64 + 64 + 65)
+    counted = limits.network(batch=2)
+    assert counted["forward"].bytes == 2 * 120 * 160 * 3 + parameters + 2 * 4
+    assert counted["step"].bytes == 2 * 120 * 160 * 3 + 6 * parameters
+    # 2 x 3 pixels of 3 bytes each become as many float32; 9 operations each, and 7 + 7 weights for the blur
+    alone = limits.augmentation((2, 3), batch=1)
+    assert alone == {"move": (9 * 18, 5 * 18), "move_and_blur": ((9 + 28) * 18, 5 * 18)}
+    steps, moves = limits.network()["step"], limits.augmentation((120, 160))["move"]
+    assert limits.counted()["epoch"] == tuple(20 * (a + b) for a, b in zip(steps, moves))
+
+
+def test_work_takes_as_long_as_the_slower_of_its_operations_and_its_bytes():
+    assert limits.least(limits.Work(100, 10), 50.0, 10.0) == (2.0, "operations")
+    assert limits.least(limits.Work(100, 50), 50.0, 10.0) == (5.0, "bytes")
 
 
 class Fake:
@@ -56,8 +79,9 @@ def test_a_run_times_those_that_are_here_and_names_those_that_are_not(tmp_path, 
     assert max(result["distances"].values()) < 1e-4
     fastest = min(row["seconds"] for name, row in rows.items() if name != "cnn")
     assert rows["cnn"]["speed_of_fastest_peer"] == pytest.approx(fastest / rows["cnn"]["seconds"])
-    rate = result["operations"]["forward"] / rows["cnn"]["seconds"] / result["machine"]["matmul_flops_per_second"]
-    assert rows["cnn"]["share_of_matmul_rate"] == pytest.approx(rate)
+    rate = result["counted"]["forward"]["operations"] / rows["cnn"]["seconds"]
+    assert rows["cnn"]["bound_by"] == "operations"
+    assert rows["cnn"]["share_of_limit"] == pytest.approx(rate / result["machine"]["matmul_flops_per_second"])
     assert json.loads((tmp_path / "run" / "benchmark.json").read_text())["tasks"]["forward"].keys() == rows.keys()
     assert (tmp_path / "run" / "benchmark.png").stat().st_size > 10_000
 

@@ -56,11 +56,7 @@ class Peer:
         self.train_step = training.make_step(self.graph, optimizer, compose())
         self.state = training.initial_state(self.network, optimizer)
         self.batch = inputs["images"], inputs["labels"], jnp.ones(BATCH)
-        self.logits = jax.jit(
-            lambda parameters, images: nnx.merge(self.graph, parameters)(
-                as_light(images), parts=training.parts_of(images)
-            )
-        )
+        self.logits = training.make_predictor(self.graph, BATCH).compiled
         self.augment = {name: compiled(way) for name, way in (("move", MOVE), ("blur", compose(*MOVES, BLUR)))}
         self.large = inputs["large"]
         self.optimizer = optimizer
