@@ -9,7 +9,8 @@ from rich.console import Console
 from cnn.checkpoints import Checkpoint, Checkpoints
 from cnn.interrupts import Interrupts
 from cnn.progress import bar, epoch_line
-from cnn.training import EarlyStopping, Epoch, Point, State, Sums, initial_state, train
+from cnn.step import State, Sums, initial_state
+from cnn.training import EarlyStopping, Epoch, Point, train
 
 
 class Keeper:

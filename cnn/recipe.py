@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -18,6 +19,7 @@ from cnn.loss import probabilities
 from cnn.network import Network, initialize
 from cnn.optimizer import make_optimizer
 from cnn.progress import bar
+from cnn.step import make_step
 
 
 def read_slides(recipe, console: Console) -> tuple[slides.Slides, list[ImageError]]:
@@ -60,6 +62,11 @@ def augmentation(recipe) -> augment.Augmentation:
     return augment.named(name)
 
 
+def dtype(recipe) -> jnp.dtype:
+    """What the layers compute in while they learn."""
+    return jnp.bfloat16 if recipe.precision == "bfloat16" else jnp.float32
+
+
 def steps(recipe, images: int) -> tuple[int, int]:
     """Images drawn an epoch (at least each image once), and steps of the whole run."""
     per_epoch = max(recipe.per_epoch, images)
@@ -77,7 +84,7 @@ def compiled(recipe, classes: int, total: int) -> tuple[optax.GradientTransforma
     graph = nnx.graphdef(network(recipe, classes, jax.random.key(0)))
     tx = optimizer(recipe, total)
     predict = training.make_predictor(graph, recipe.use_batch, views=recipe.takes_any_size)
-    return tx, training.make_step(graph, tx, augmentation(recipe)), predict
+    return tx, make_step(graph, tx, augmentation(recipe), dtype(recipe)), predict
 
 
 def fit_and_ask(

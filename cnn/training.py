@@ -1,18 +1,12 @@
-"""Training: one Adam step, compiled once, and the loop as a generator of finished epochs.
+"""Training: steps, one after the other, as a generator of finished epochs; and a network's use.
 
-A step is four lines of mathematics: draw variants of a batch, compute the loss, differentiate it by every parameter,
-move every parameter a little against its gradient. Everything else here is about doing that with one compilation and
-without copying: the images wait where there is room for them (`store.py`), and the state that a step replaces is
-donated, so that the new parameters are written where the old ones were.
-
-The loop knows no folders, checkpoints or pictures. It yields after every epoch, and the caller decides what to save,
-when to stop and what to draw.
+All steps are one compilation, and the images wait where there is room for them (`store.py`). The loop knows no
+folders, checkpoints or pictures. It yields after every epoch, and the caller decides what to save, when to stop and
+what to draw.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,28 +16,14 @@ import optax
 from flax import nnx
 
 from cnn.augment import Augmentation, compiled
-from cnn.devices import feeder, share_batch
+from cnn.devices import feeder, on_device, share_batch
 from cnn.errors import UserError
 from cnn.loss import cross_entropy, probabilities
 from cnn.network import Network
 from cnn.stains import as_light
+from cnn.step import State, Sums, initial_state, make_many, make_step
 from cnn.store import Chosen
 from cnn.unsound import first_unsound
-
-
-class State(NamedTuple):
-    """All that a step replaces: what the network holds, and what Adam remembers of the gradients."""
-
-    parameters: nnx.State  # kernels and biases (nnx.Param); a batch norm's running means (nnx.BatchStat)
-    optimizer: optax.OptState
-
-
-class Sums(NamedTuple):
-    """What a step reports, summed over its images, as arrays that are still being computed: ask late, not often."""
-
-    loss: jax.Array  # () nats
-    correct: jax.Array  # ()
-    images: int
 
 
 class Point(NamedTuple):
@@ -79,56 +59,6 @@ class Keys(NamedTuple):
 def keys_of(seed: int) -> Keys:
     """All keys of a run from its one seed."""
     return Keys(*jax.random.split(jax.random.key(seed), 3))
-
-
-def parts_of(images: jax.Array) -> int:
-    """In how many parts a batch goes through a network's first layers: on a processor, of about 75,000 pixels each.
-
-    Their 32 channels after a convolution then take 10 MB, which a cache holds with what else a layer needs. Fewer than
-    four parts bring nothing. A GPU wants all at once, and where there are several devices, each has its part already.
-    """
-    parts, alone = math.prod(images.shape[:3]) // 75_000, len(jax.devices()) == 1
-    return parts if parts >= 4 and alone and jax.default_backend() == "cpu" else 1
-
-
-def make_step(graph: nnx.GraphDef, optimizer: optax.GradientTransformation, augmentation: Augmentation) -> Callable:
-    """Compiles one training step: (state, key, images, labels, weights) -> (state, (loss, correct)).
-
-    images (batch, height, width, 3) uint8, labels (batch,) int32; weights (batch,) is 1, or 0 for a place that only
-    fills up the last batch. Padding and weights keep the batch's shape, and so the compilation, the same. `state` is
-    donated: it must not be used again. `step.learn` is the part that learns, from (state, key, light, labels, weights).
-    """
-
-    def loss_of(learned: nnx.State, statistics: nnx.State, key, light, labels, weights):
-        network = nnx.merge(graph, learned, statistics, copy=True)  # a batch norm writes into its own
-        logits = network(light, key=key, parts=parts_of(light))
-        losses = cross_entropy(logits, labels)
-        correct = probabilities(logits).argmax(axis=1) == labels
-        total = (losses * weights).sum()
-        return total / weights.sum(), (nnx.state(network, nnx.BatchStat), (total, (correct * weights).sum()))
-
-    augment, keys_for = compiled(augmentation), jax.jit(jax.random.split)
-
-    def step(state: State, key, images, labels, weights):
-        augment_key, dropout_key = keys_for(key)
-        return step.learn(state, dropout_key, augment(augment_key, images), labels, weights)
-
-    @partial(jax.jit, donate_argnums=0)
-    def learn(state: State, dropout_key, light, labels, weights):
-        learned, statistics = nnx.split_state(state.parameters, nnx.Param, nnx.BatchStat)
-        gradients, (statistics, sums) = jax.grad(loss_of, has_aux=True)(
-            learned, statistics, dropout_key, light, labels, weights
-        )
-        # A gradient that is infinite or no number ruins the weights, though the loss that it belongs to may be sound.
-        total, correct = sums
-        sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)]).all()
-        sums = jnp.where(sound, total, jnp.nan), correct
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, learned)
-        parameters = nnx.merge_state(optax.apply_updates(learned, updates), statistics)
-        return State(parameters, optimizer_state), sums
-
-    step.learn = learn
-    return step
 
 
 def epoch_batches(number: int, batch: int, per_epoch: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
@@ -195,6 +125,8 @@ def train(
     members: np.ndarray | None = None,
     use_batch: int | None = None,
     step: Callable | None = None,
+    dtype: jnp.dtype = jnp.float32,
+    at_once: int | None = None,
     on_step: Callable[[int, int, Sums], None] = lambda step, steps, sums: None,
     start: Point | None = None,
     pause: Callable[[], bool] = lambda: False,
@@ -216,6 +148,8 @@ def train(
             different members of one set can share one compilation.
         use_batch: validation images at a time, `batch` unless given.
         step: compiled by `make_step` before, for a network of the same layers; compiled here unless given.
+        dtype: what the layers compute in, see `make_step`, where `step` is not given.
+        at_once: steps a call; unless given, 16 where the images lie on an accelerator (see `make_many`), else one.
         on_step: called after each step with its number from 1, the number of steps of the run, and its sums.
         start: where to go on; at the beginning unless given.
         pause: asked after each step; if it says yes, the Point is yielded, between epochs or within one.
@@ -227,29 +161,39 @@ def train(
     members = np.arange(len(images), dtype=np.int32) if members is None else np.asarray(members, np.int32)
     per_epoch = per_epoch or len(members)
     graph = nnx.graphdef(network)
-    step, predict = step or make_step(graph, optimizer, augmentation), make_predictor(graph, use_batch or batch)
+    step = step or make_step(graph, optimizer, augmentation, dtype)
+    predict = make_predictor(graph, use_batch or batch)
     start = start or Point(0, initial_state(network, optimizer), [])
     done, state, sums, seconds = start.step, start.state, list(start.sums), start.seconds
     steps_key = keys_of(seed).steps
     layout = share_batch(batch)
-    feed = feeder(images, labels, layout and layout[0])
+    whole = None if debug_nans or at_once == 1 else on_device(images, labels, layout, always=bool(at_once))
+    at_once = 1 if whole is None else at_once or 16
+    feed, many = feeder(images, labels, layout and layout[0]), make_many(step)
     state = jax.device_put(state, layout[1]) if layout else state
     a_epoch = -(-per_epoch // batch)  # steps
     for number in range(done // a_epoch + 1, epochs + 1):
         started = time.perf_counter() - seconds
         indices, weights = epoch_batches(len(members), batch, per_epoch, seed, number)
-        for i in range(done % a_epoch, a_epoch):
-            key, shown = jax.random.fold_in(steps_key, done), feed(members[indices[i]], weights[i])
-            before = jax.tree.map(jnp.copy, state.parameters) if debug_nans else None
-            state, (loss, correct) = step(state, key, *shown)
-            done += 1
-            if debug_nans and not np.isfinite(float(loss)):
-                augment_key, layers_key = jax.random.split(key)  # as in the step
-                light = compiled(augmentation)(augment_key, jnp.asarray(shown[0]))
-                place = first_unsound(nnx.merge(graph, before), light, *map(jnp.asarray, shown[1:]), layers_key)
-                raise UserError(f"training: in step {done} {place}; try a smaller --learning-rate")
-            sums.append(Sums(loss, correct, int(weights[i].sum())))
-            on_step(done, epochs * a_epoch, sums[-1])
+        for i in range(done % a_epoch, a_epoch, at_once):
+            these = slice(i, i + at_once)
+            if whole is not None:
+                state, found = many(state, steps_key, done, *whole, members[indices[these]], weights[these])
+                losses, corrects = found
+            else:
+                key, shown = jax.random.fold_in(steps_key, done), feed(members[indices[i]], weights[i])
+                before = jax.tree.map(jnp.copy, state.parameters) if debug_nans else None
+                state, (loss, correct) = step(state, key, *shown)
+                losses, corrects = [loss], [correct]
+                if debug_nans and not np.isfinite(float(loss)):
+                    augment_key, layers_key = jax.random.split(key)  # as in the step
+                    light = compiled(augmentation)(augment_key, jnp.asarray(shown[0]))
+                    place = first_unsound(nnx.merge(graph, before), light, *map(jnp.asarray, shown[1:]), layers_key)
+                    raise UserError(f"training: in step {done + 1} {place}; try a smaller --learning-rate")
+            for loss, correct, counted in zip(losses, corrects, weights[these].sum(1)):
+                done += 1
+                sums.append(Sums(loss, correct, int(counted)))
+                on_step(done, epochs * a_epoch, sums[-1])
             if done % a_epoch and pause():
                 sums = [Sums(float(s.loss), float(s.correct), s.images) for s in sums]
                 check_finite(sums, done)
@@ -262,12 +206,6 @@ def train(
             judged = judge_logits(predict(state.parameters, validation[0]), validation[1])
         kept = jax.tree.map(jnp.copy, state.parameters)
         yield Epoch(number, loss, accuracy, *judged, time.perf_counter() - started, kept, Point(done, state, []))
-
-
-def initial_state(network: Network, optimizer: optax.GradientTransformation) -> State:
-    """The state before the first step: a copy of what the network holds, since the step donates it, and no memory."""
-    parameters = jax.tree.map(jnp.copy, nnx.state(network))
-    return State(parameters, jax.jit(optimizer.init)(nnx.filter_state(parameters, nnx.Param)))
 
 
 def check_finite(sums: list[Sums], done: int) -> None:

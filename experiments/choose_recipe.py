@@ -133,7 +133,7 @@ def main(settings: Settings) -> dict:
     settings = resuming.own_settings(settings)
     if settings.model != "tissue":
         raise UserError(f"--model: the candidates are variants of tissue, and {settings.model} is not what they vary")
-    device, console = command_line.choose_device(settings.device), progress.terminal()
+    device, console = command_line.choose_device(settings.device, settings.precision), progress.terminal()
     drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
     print(command_line.first_line("choose_recipe", device, str(settings.data or drawn)), flush=True)
     runs.check_new(settings.out)

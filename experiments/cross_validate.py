@@ -196,7 +196,7 @@ def piece_name(protocol: str, repeat: int, fold: int, method: str) -> str:
 def main(settings: Settings) -> dict:
     """Runs the job and returns what metrics.json holds."""
     settings = resuming.own_settings(settings)
-    device, console = command_line.choose_device(settings.device), progress.terminal()
+    device, console = command_line.choose_device(settings.device, settings.precision), progress.terminal()
     drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
     print(command_line.first_line("cross_validate", device, str(settings.data or drawn)), flush=True)
     runs.check_new(settings.out)

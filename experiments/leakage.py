@@ -71,6 +71,7 @@ from cnn.loss import probabilities
 from cnn.many import train_many
 from cnn.optimizer import make_optimizer
 from cnn.slides import Slides
+from cnn.step import make_step
 
 LEAKY, BY_IMAGE, BY_GROUP = "augment, then split", "split by image", "split by group"
 
@@ -122,7 +123,7 @@ def compiled(settings: Settings, classes: int) -> tuple:
     """The optimizer, the training step and the predictor: compiled once for all networks of a process."""
     graph = nnx.graphdef(fresh_network(settings, classes))
     optimizer = make_optimizer(settings.epochs * -(-settings.per_epoch // settings.batch), as_keras=True)
-    step = training.make_step(graph, optimizer, augment.named("none"))
+    step = make_step(graph, optimizer, augment.named("none"))
     return optimizer, step, training.make_predictor(graph, settings.batch)
 
 

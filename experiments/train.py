@@ -70,7 +70,7 @@ from cnn.store import Chosen
 def main(settings: Settings) -> dict:
     """Runs the job and returns what metrics.json holds."""
     settings = resuming.own_settings(settings)
-    device = command_line.choose_device(settings.device)
+    device = command_line.choose_device(settings.device, settings.precision)
     console = progress.terminal()
     drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
     print(command_line.first_line("train", device, str(settings.data or drawn)), flush=True)
@@ -149,6 +149,7 @@ def train_and_judge(settings: Settings, console: Console, folder: Path, data, pa
             seed=settings.seed,
             keeper=keeper,
             debug_nans=settings.debug_nans,
+            dtype=recipe.dtype(settings),
         )
         gallery.result()  # raises what went wrong with it
 

@@ -20,7 +20,8 @@ from cnn import fitting
 from cnn.errors import UserError
 from cnn.fitting import Keeper
 from cnn.optimizer import make_optimizer
-from cnn.training import Point, Sums, initial_state, make_step
+from cnn.step import Sums, initial_state, make_step
+from cnn.training import Point
 from tests.test_training import bytes_of, fade, pictures, tiny_network
 
 

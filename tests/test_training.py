@@ -23,7 +23,8 @@ from cnn.layers import Convolution, Dense, Dropout, Flatten, MaxPool, ReLU
 from cnn.loss import cross_entropy
 from cnn.network import Network
 from cnn.optimizer import make_optimizer
-from cnn.training import State, make_predictor, make_step
+from cnn.step import State, make_step
+from cnn.training import make_predictor
 from cnn.weights import named_arrays
 from tests.checkers import assert_equal_arrays
 

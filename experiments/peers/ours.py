@@ -17,6 +17,7 @@ from cnn.augment import compiled, compose
 from cnn.geometry import random_affine, random_flip_horizontal, random_flip_vertical
 from cnn.loss import cross_entropy
 from cnn.stains import as_light
+from cnn.step import initial_state, make_step, parts_of
 from experiments.peers import BATCH, DEGREES, DROPOUT, EPOCH, LEARNING_RATE, SHEAR_DEGREES, SHIFT
 
 VERSIONS = {"jax": version("jax")}
@@ -53,14 +54,14 @@ class Peer:
         self.network = network_of(inputs["weights"])
         self.graph, self.parameters = nnx.split(self.network)
         optimizer = optax.adam(LEARNING_RATE)
-        self.train_step = training.make_step(self.graph, optimizer, compose())
-        self.state = training.initial_state(self.network, optimizer)
+        self.train_step = make_step(self.graph, optimizer, compose())
+        self.state = initial_state(self.network, optimizer)
         self.batch = inputs["images"], inputs["labels"], jnp.ones(BATCH)
         self.logits = training.make_predictor(self.graph, BATCH).compiled
         self.augment = {name: compiled(way) for name, way in (("move", MOVE), ("blur", compose(*MOVES, BLUR)))}
         self.large = inputs["large"]
         self.optimizer = optimizer
-        self.epoch_step = training.make_step(self.graph, optimizer, MOVE)
+        self.epoch_step = make_step(self.graph, optimizer, MOVE)
 
     def loss_and_gradients(self):
         """See `experiments/peers/__init__.py`."""
@@ -68,7 +69,7 @@ class Peer:
         @jax.jit
         def loss(parameters, images, labels):
             network = nnx.merge(self.graph, parameters)
-            return cross_entropy(network(as_light(images), parts=training.parts_of(images)), labels).mean()
+            return cross_entropy(network(as_light(images), parts=parts_of(images)), labels).mean()
 
         value, gradients = jax.value_and_grad(loss)(self.parameters, self.inputs["noise"], self.inputs["noise_labels"])
         found = parameters_of(nnx.merge(self.graph, gradients))

@@ -1,0 +1,95 @@
+"""Steps: in 8 bits of 24, and several in one call. (One step, worked out on paper: test_training.py.)"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from cnn import models
+from cnn.augment import named
+from cnn.devices import on_device
+from cnn.optimizer import make_optimizer
+from cnn.step import Sums, initial_state, make_step
+from cnn.training import Epoch, Point
+from cnn.weights import named_arrays
+from tests.checkers import assert_equal_arrays
+from tests.test_training import bytes_of, fade, pictures, run, tiny_network
+
+# In bfloat16
+
+
+@pytest.mark.parametrize("model", ["seed", "tissue"])
+def test_in_bfloat16_the_gradient_points_where_it_does_in_float32_and_weights_stay_float32(model):
+    size, batch = (40, 48), 6
+    network = models.MODELS[model]((*size, 3), 2, key=jax.random.key(0), dropout=0.0)
+    images = np.random.default_rng(0).integers(0, 256, (batch, *size, 3), np.uint8)
+    images[::2, :20] //= 4
+    shown = jax.random.key(1), images, np.arange(batch, dtype=np.int32) % 2, np.ones(batch, np.float32)
+    gradients, losses = [], []
+    for dtype in (jnp.float32, jnp.bfloat16):
+        step = make_step(nnx.graphdef(network), optax.sgd(1.0), named("none"), dtype)
+        state, (loss, _) = step(initial_state(network, optax.sgd(1.0)), *shown)
+        after = named_arrays(state.parameters)
+        assert {array.dtype for array in after.values()} == {np.dtype(np.float32)}
+        before = named_arrays(nnx.state(network, nnx.Param))
+        gradients.append(np.concatenate([(before[name] - after[name]).ravel() for name in before]))
+        losses.append(float(loss))
+    exact, rough = gradients
+    alike = exact @ rough / np.linalg.norm(exact) / np.linalg.norm(rough)  # the cosine of the angle between them
+    assert alike > 0.95, f"{model}: {alike}"
+    assert losses[1] == pytest.approx(losses[0], rel=0.03)
+    assert losses[1] != losses[0], "nothing was rounded: the layers do not compute in bfloat16"
+
+
+def test_in_bfloat16_a_network_learns():
+    *_, last = run(number=8, epochs=40, dropout=0.0, dtype=jnp.bfloat16, optimizer=optax.adam(0.01))
+    assert last.accuracy == 1.0
+
+
+# Several in one call
+
+
+@functools.cache
+def histories() -> tuple[list[Epoch], list[Epoch]]:
+    """Three epochs of three steps, two steps a call and one: calls of 2, 1, 2, 1, 2 and 1 steps."""
+    step = make_step(nnx.graphdef(tiny_network(0.3)), make_optimizer(1), fade)  # with dropout and augmentation
+    return tuple(list(run(epochs=3, step=step, at_once=at_once)) for at_once in (2, 1))
+
+
+def test_several_steps_in_one_call_are_the_steps_one_by_one():
+    for many, one in zip(*histories(), strict=True):
+        assert (many.number, many.accuracy) == (one.number, one.accuracy)
+        assert many.loss == pytest.approx(one.loss, rel=1e-4)
+        theirs = named_arrays(one.parameters)
+        for name, array in named_arrays(many.parameters).items():
+            assert_equal_arrays(array, theirs[name], name, rtol=1e-3, atol=1e-5)
+
+
+def test_each_step_of_a_call_is_reported():
+    seen = []
+    list(run(epochs=2, at_once=2, on_step=lambda done, total, sums: seen.append((done, total, sums.images, sums.loss))))
+    assert [one[:3] for one in seen] == [(1, 6, 4), (2, 6, 4), (3, 6, 3), (4, 6, 4), (5, 6, 4), (6, 6, 3)]
+    assert all(math.isfinite(float(loss)) for *_, loss in seen)
+
+
+def test_a_run_of_calls_is_taken_up_between_two_of_them_with_the_same_bytes():
+    points = (event for event in run(epochs=3, at_once=2, pause=lambda: True) if isinstance(event, Point))
+    point = next(points)
+    assert point.step == 2
+    kept = Point(point.step, jax.tree.map(jnp.copy, point.state), [Sums(*one) for one in point.sums], point.seconds)
+    *_, last = run(epochs=3, at_once=2, start=kept)
+    *_, whole = run(epochs=3, at_once=2)
+    assert bytes_of(last.parameters) == bytes_of(whole.parameters)
+
+
+def test_all_images_lie_on_an_accelerator_and_wait_elsewhere_for_a_processor():
+    images, labels = pictures(5)
+    assert (on_device(images, labels, None, always=False) is None) == (jax.default_backend() == "cpu")
+    there = on_device(images, labels, None, always=True)
+    assert [np.array_equal(a, b) for a, b in zip(there, (images, labels))] == [True, True]
+    assert on_device(images, labels, "a layout over several", always=True) is None
