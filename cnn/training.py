@@ -26,6 +26,9 @@ from cnn.store import Chosen
 from cnn.unsound import first_unsound
 
 
+STEPS_A_CALL = 16  # on an accelerator: few enough for Ctrl-C to be heard soon
+
+
 class Point(NamedTuple):
     """Where a run stands between two steps: all that it takes to go on as if it had never stopped."""
 
@@ -149,7 +152,7 @@ def train(
         use_batch: validation images at a time, `batch` unless given.
         step: compiled by `make_step` before, for a network of the same layers; compiled here unless given.
         dtype: what the layers compute in, see `make_step`, where `step` is not given.
-        at_once: steps a call; unless given, 16 where the images lie on an accelerator (see `make_many`), else one.
+        at_once: steps a call; unless given, one, or STEPS_A_CALL where the images lie on an accelerator (`make_many`).
         on_step: called after each step with its number from 1, the number of steps of the run, and its sums.
         start: where to go on; at the beginning unless given.
         pause: asked after each step; if it says yes, the Point is yielded, between epochs or within one.
@@ -168,7 +171,7 @@ def train(
     steps_key = keys_of(seed).steps
     layout = share_batch(batch)
     whole = None if debug_nans or at_once == 1 else on_device(images, labels, layout, always=bool(at_once))
-    at_once = 1 if whole is None else at_once or 16
+    at_once = 1 if whole is None else at_once or STEPS_A_CALL
     feed, many = feeder(images, labels, layout and layout[0]), make_many(step)
     state = jax.device_put(state, layout[1]) if layout else state
     a_epoch = -(-per_epoch // batch)  # steps
