@@ -25,7 +25,6 @@ from cnn.step import State, Sums, initial_state, make_many, make_step
 from cnn.store import Chosen
 from cnn.unsound import first_unsound
 
-
 STEPS_A_CALL = 16  # on an accelerator: few enough for Ctrl-C to be heard soon
 
 
