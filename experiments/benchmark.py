@@ -214,7 +214,7 @@ def summary(seconds: dict, first: dict, memory: dict[str, float], settings: Sett
 def table(tasks: dict) -> Table:
     """All tasks and peers, for a terminal."""
     shown = Table(
-        title="medians; ratio: speed over that of the fastest peer; limit: the least time by operations or bytes",
+        title="medians; ratio: speed over that of the fastest peer; limit: the least time, by what bounds it",
         title_justify="left",
     )
     for heading in ("work", "who", "ms", "images/s", "ratio", "of the limit", "first call, s"):
@@ -223,12 +223,12 @@ def table(tasks: dict) -> Table:
         for i, (name, row) in enumerate(by_peer.items()):
             ratio = row["speed_of_fastest_peer"]
             shown.add_row(
-                "" if i else TASKS[task],
+                "" if i else f"{TASKS[task]} (bound by {row['bound_by']})",
                 name,
                 f"{row['seconds'] * 1e3:,.1f}",
                 f"{row['images_per_second']:,.0f}",
                 "-" if ratio is None else f"{ratio:.2f}",
-                f"{row['share_of_limit']:.0%} ({row['bound_by']})",
+                f"{row['share_of_limit']:.0%}",
                 f"{row['first_call_seconds']:.1f}",
                 style="bold" if name == "cnn" else None,
             )
