@@ -51,14 +51,14 @@ def gaussian_blur(image: jax.Array, sigma: jax.Array | float, *, radius: int) ->
     return _blurred(_blurred(_mirrored(image, radius), weights, axis=0), weights, axis=1)
 
 
+def _radius(sigma: float) -> int:
+    return max(1, round(3 * sigma))
+
+
 def random_blur(key: jax.Array, image: jax.Array, *, max_sigma: float = 1.0) -> jax.Array:
     """Blurs with a sigma drawn evenly from 0 to `max_sigma` pixels."""
     sigma = jax.random.uniform(key, maxval=max_sigma)
     return gaussian_blur(image, sigma, radius=_radius(max_sigma))
-
-
-def _radius(sigma: float) -> int:
-    return max(1, round(3 * sigma))
 
 
 def compiled_blur(*, max_sigma: float = 1.0) -> Callable[[jax.Array, jax.Array], jax.Array]:

@@ -71,8 +71,8 @@ class Recipe(Common):
     weight_decay: float = 0.01
     """What a kernel loses of itself each step, times the learning rate (AdamW); 0 is plain Adam."""
     precision: Literal["float32", "tf32", "bfloat16"] = "float32"
-    """How exactly a GPU multiplies while a network learns: with 24 bits; with 11, several times as fast ("tf32"); or
-    with 8, numbers of half the size in all layers. A processor knows no tf32, and is slow in bfloat16."""
+    """How exactly a GPU multiplies: with 24 bits; with 11 ("tf32"); or with 8 while a network learns, in numbers of
+    half the size in all its layers. A processor knows no tf32, and is slow in bfloat16."""
     resume: Path | None = None
     """Folder of an interrupted run, to go on where it stopped, with its own options and on the same images."""
 

@@ -104,10 +104,10 @@ def write_predictions(path: Path, slides: Slides, parts: dict, predicted: np.nda
     return write_csv(path, ("name", "group", "label", "probability", "split"), rows)
 
 
-def samples(
-    slides: Slides, chosen: np.ndarray, augmentation: Augmentation, batch: int, key: jax.Array
-) -> tuple[list[np.ndarray], list[str], str, int]:
-    """Some of the `chosen` training images of every class, and what the network sees of them, for `figures.gallery`.
+def draw_samples(
+    path: Path, slides: Slides, chosen: np.ndarray, augmentation: Augmentation, batch: int, key: jax.Array
+) -> Path:
+    """A gallery of some of the `chosen` training images of every class, and below it what the network sees of them.
 
     They are augmented in batches of the size that training has, so that nothing is compiled for them alone.
     """
@@ -121,8 +121,13 @@ def samples(
     variants = [draw(one, filled[i * batch : (i + 1) * batch]) for i, one in enumerate(keys)]
     variants = np.concatenate(variants)[: len(shown)]
     captions = [f"{slides.classes[label]}\n{group}" for label, group in zip(some.labels, some.groups)]
-    title = "Training images (top row), and what augmentation makes of them in three different epochs"
-    return [*(some.images / 255), *variants], captions + ["augmented"] * len(variants), title, len(some)
+    return figures.gallery(
+        path,
+        [*(some.images / 255), *variants],
+        captions + ["augmented"] * len(variants),
+        "Training images (top row), and what augmentation makes of them in three different epochs",
+        columns=len(some),
+    )
 
 
 def shortened(name: str, most: int = 34) -> str:

@@ -3,7 +3,6 @@
 The state that a step replaces is donated, so that the new parameters are written where the old ones were.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -63,6 +62,11 @@ def make_step(
     fills up the last batch. Padding and weights keep the batch's shape, and so the compilation, the same. `state` is
     donated: it must not be used again. `step.learn` is the part that learns, from (state, key, light, labels, weights).
 
+    `step.many` is several in one call: (state, key, first, images, labels, chosen, weights) -> (state, (losses,
+    corrects)), of all images there are, and chosen and weights (steps, batch); step number i, from 0, gets
+    `fold_in(key, first + i)`. A small network's step takes a GPU less time than Python needs to ask for it; a GPU that
+    has all images, and is told which belong to which step, goes on alone. Only the order of sums may be another.
+
     `dtype` is what the layers compute in. In bfloat16, 8 bits of 24, a GPU multiplies several times as fast, and half
     as many bytes move; weights, gradients and their sums over steps, and the loss, stay float32 (Micikevicius et al.,
     "Mixed precision training", ICLR 2018; bfloat16 has the range of float32, so no loss scaling is needed).
@@ -97,26 +101,6 @@ def make_step(
         parameters = nnx.merge_state(optax.apply_updates(learned, updates), statistics)
         return State(parameters, optimizer_state), sums
 
-    step.learn = learn
-    return step
-
-
-@functools.cache  # one compilation for all networks that share a step
-def make_many(step: Callable) -> Callable:
-    """Several steps in one call: (state, key, first, images, labels, chosen, weights) -> (state, (losses, corrects)).
-
-    A small network's step takes a GPU less time than Python needs to ask for it; a GPU that has all images, and is told
-    which ones belong to which step, goes on alone. Each step does what `step` alone does, but for the order of sums.
-
-    Args of what is returned:
-        state: donated, as by `step`.
-        key, first: step number i, from 0, gets `fold_in(key, first + i)`.
-        images, labels: all there are, (number, height, width, 3) uint8 and (number,) int32.
-        chosen: which ones, (steps, batch) int32; weights: (steps, batch), see `make_step`.
-    Returns of it:
-        the state after the last step, and the sums of each, (steps,).
-    """
-
     @partial(jax.jit, donate_argnums=0)
     def many(state: State, key, first, images, labels, chosen, weights):
         def one(state: State, number_chosen_weights):
@@ -125,4 +109,5 @@ def make_many(step: Callable) -> Callable:
 
         return lax.scan(one, state, (first + jnp.arange(len(chosen)), chosen, weights))
 
-    return many
+    step.learn, step.many = learn, many
+    return step

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, map_coordinates
 
 from cnn.errors import UserError
 from cnn.slides import Slides
@@ -121,20 +121,9 @@ def colour(field: np.ndarray, look: Look) -> np.ndarray:
 
 
 def noise(rng: np.random.Generator, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Noise at the places y, x (any shape): mean 0, deviation about 1, smooth over a length of 1, repeated after 48.
-
-    Bilinear on a lattice of random numbers; `scipy.ndimage.map_coordinates` gives the same and takes twice as long.
-    """
+    """Noise at the places y, x (any shape): mean 0, deviation about 1, smooth over a length of 1, repeated after 48."""
     lattice = gaussian_filter(rng.normal(size=(64, 64)), 0.9, mode="wrap")
-    values = (lattice / lattice.std()).ravel()
-    y, x = (places * (64 / 48) for places in (y, x))
-    top, left = np.floor(y), np.floor(x)
-    down, right = y - top, x - left
-    rows, columns = (first.astype(np.int64) & 63 for first in (top, left))
-    next_rows, next_columns = (rows + 1) & 63, (columns + 1) & 63
-    upper = values[64 * rows + columns] * (1 - right) + values[64 * rows + next_columns] * right
-    lower = values[64 * next_rows + columns] * (1 - right) + values[64 * next_rows + next_columns] * right
-    return upper * (1 - down) + lower * down
+    return map_coordinates(lattice / lattice.std(), [y * (64 / 48), x * (64 / 48)], order=1, mode="grid-wrap")
 
 
 def coordinates(rng: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

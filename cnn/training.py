@@ -21,7 +21,7 @@ from cnn.errors import UserError
 from cnn.loss import cross_entropy, probabilities
 from cnn.network import Network
 from cnn.stains import as_light
-from cnn.step import State, Sums, initial_state, make_many, make_step
+from cnn.step import State, Sums, initial_state, make_step
 from cnn.store import Chosen
 from cnn.unsound import first_unsound
 
@@ -151,7 +151,7 @@ def train(
         use_batch: validation images at a time, `batch` unless given.
         step: compiled by `make_step` before, for a network of the same layers; compiled here unless given.
         dtype: what the layers compute in, see `make_step`, where `step` is not given.
-        at_once: steps a call; unless given, one, or STEPS_A_CALL where the images lie on an accelerator (`make_many`).
+        at_once: steps a call; unless given, one, or STEPS_A_CALL where the images lie on an accelerator (`make_step`).
         on_step: called after each step with its number from 1, the number of steps of the run, and its sums.
         start: where to go on; at the beginning unless given.
         pause: asked after each step; if it says yes, the Point is yielded, between epochs or within one.
@@ -171,7 +171,7 @@ def train(
     layout = share_batch(batch)
     whole = None if debug_nans or at_once == 1 else on_device(images, labels, layout, always=bool(at_once))
     at_once = 1 if whole is None else at_once or STEPS_A_CALL
-    feed, many = feeder(images, labels, layout and layout[0]), make_many(step)
+    feed = feeder(images, labels, layout and layout[0])
     state = jax.device_put(state, layout[1]) if layout else state
     a_epoch = -(-per_epoch // batch)  # steps
     for number in range(done // a_epoch + 1, epochs + 1):
@@ -180,8 +180,8 @@ def train(
         for i in range(done % a_epoch, a_epoch, at_once):
             these = slice(i, i + at_once)
             if whole is not None:
-                state, found = many(state, steps_key, done, *whole, members[indices[these]], weights[these])
-                losses, corrects = found
+                chosen = members[indices[these]]
+                state, (losses, corrects) = step.many(state, steps_key, done, *whole, chosen, weights[these])
             else:
                 key, shown = jax.random.fold_in(steps_key, done), feed(members[indices[i]], weights[i])
                 before = jax.tree.map(jnp.copy, state.parameters) if debug_nans else None

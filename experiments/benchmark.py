@@ -69,7 +69,7 @@ from rich.table import Table
 
 from cnn import figures, models, progress, reports, runs, synthetic
 from cnn.errors import UserError
-from experiments.peers import BATCH, EPOCH, limits
+from experiments.peers import BATCH, EPOCH, LARGE, SIZE, limits
 
 REPEATS = {"step": 4, "forward": 6, "move": 4, "move_and_blur": 4, "epoch": 1, "matmul": 4, "copy": 4}
 
@@ -77,8 +77,8 @@ REPEATS = {"step": 4, "forward": 6, "move": 4, "move_and_blur": 4, "epoch": 1, "
 # %%
 def inputs(seed: int) -> dict[str, np.ndarray]:
     """What all peers get, drawn; see `experiments/peers/__init__.py`."""
-    network = models.seed((120, 160, 3), 2, key=jax.random.key(seed))
-    drawn, large = (synthetic.draw_slides(n, seed=seed, size=size) for n, size in ((58, (120, 160)), (32, (240, 320))))
+    network = models.seed((*SIZE, 3), 2, key=jax.random.key(seed))
+    drawn, large = (synthetic.draw_slides(n, seed=seed, size=size) for n, size in ((58, SIZE), (32, LARGE)))
     kernels = [np.asarray(layer.kernel[...]) for layer in network.layers if hasattr(layer, "kernel")]
     arrays = {f"kernel{i}": kernel for i, kernel in enumerate(kernels)}
     rng = np.random.default_rng(seed)  # biases that are not 0, so that one left out would be noticed

@@ -45,24 +45,9 @@ class Settings(command_line.Recipe):
 if __name__ == "__main__":
     SETTINGS = command_line.parse(Settings)  # before the slow imports
 
-from concurrent.futures import ThreadPoolExecutor
-
 from rich.console import Console
 
-from cnn import (
-    evaluation,
-    figures,
-    fitting,
-    models,
-    progress,
-    recipe,
-    reports,
-    resuming,
-    runs,
-    slides,
-    splits,
-    training,
-)
+from cnn import evaluation, fitting, models, progress, recipe, reports, resuming, runs, slides, splits, training
 from cnn.fitting import Keeper
 from cnn.store import Chosen
 
@@ -126,15 +111,14 @@ def train_and_judge(settings: Settings, console: Console, folder: Path, data, pa
     """Steps 4 and 5, in a folder that this process has for itself."""
     augmentation = recipe.augmentation(settings)
     drawing = training.keys_of(settings.seed).drawing
-    samples = reports.samples(data, parts["training"], augmentation, settings.batch, drawing)
+    reports.draw_samples(folder / "samples.png", data, parts["training"], augmentation, settings.batch, drawing)
 
     # 4. Training. Ctrl-C, or a machine that shuts down, finishes the step, saves, and says how to go on.
     per_epoch, steps = recipe.steps(settings, len(parts["training"]))
     console.print(f"training: {settings.epochs} epochs of {per_epoch} images; writing to {folder}", highlight=False)
     go_on = resuming.how_to_go_on("train", settings, folder)
     keeper = Keeper(folder / "checkpoints", go_on, every=settings.save_every)
-    with keeper, ThreadPoolExecutor(1) as beside:
-        gallery = beside.submit(figures.gallery, folder / "samples.png", *samples)  # while the step is compiled
+    with keeper:
         history, best = fitting.fit(
             console,
             network,
@@ -151,7 +135,6 @@ def train_and_judge(settings: Settings, console: Console, folder: Path, data, pa
             debug_nans=settings.debug_nans,
             dtype=recipe.dtype(settings),
         )
-        gallery.result()  # raises what went wrong with it
 
     # 5. Judging, once, with the weights that are kept.
     return reports.write_report(

@@ -14,11 +14,11 @@ from cnn import models
 from cnn.augment import named
 from cnn.devices import on_device
 from cnn.optimizer import make_optimizer
-from cnn.step import Sums, initial_state, make_step
+from cnn.step import initial_state, make_step
 from cnn.training import Epoch, Point
 from cnn.weights import named_arrays
 from tests.checkers import assert_equal_arrays
-from tests.test_training import bytes_of, fade, pictures, run, tiny_network
+from tests.test_training import bytes_of, copied, fade, pictures, run, tiny_network
 
 # In bfloat16
 
@@ -81,7 +81,7 @@ def test_a_run_of_calls_is_taken_up_between_two_of_them_with_the_same_bytes():
     points = (event for event in run(epochs=3, at_once=2, pause=lambda: True) if isinstance(event, Point))
     point = next(points)
     assert point.step == 2
-    kept = Point(point.step, jax.tree.map(jnp.copy, point.state), [Sums(*one) for one in point.sums], point.seconds)
+    kept = copied(point)  # before the next step uses it up
     *_, last = run(epochs=3, at_once=2, start=kept)
     *_, whole = run(epochs=3, at_once=2)
     assert bytes_of(last.parameters) == bytes_of(whole.parameters)

@@ -15,8 +15,8 @@ from cnn.layers import AttentionPool, BatchNorm, Dropout, GlobalAveragePool, Lay
 from cnn.network import Network
 from cnn.normalization import EPSILON, layer_norm
 from cnn.stains import combine_stains, relative_stains, separate_stains
+from cnn.step import State as TrainingState
 from cnn.step import make_step
-from cnn.training import State as TrainingState
 from cnn.training import make_predictor, train
 from tests.checkers import assert_equal_arrays
 

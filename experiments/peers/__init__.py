@@ -16,6 +16,7 @@ other. A peer is a module with a class `Peer(inputs)` and, of these, the methods
 
 EPOCH = 640  # images an epoch of the whole job
 BATCH = 32
+SIZE, LARGE = (120, 160), (240, 320)  # of the network's images, and of those that are augmented alone
 # What is drawn, for all alike: the settings of 2017, sampled bilinearly.
 DEGREES, SHIFT, SHEAR_DEGREES = 50.0, 0.1, 11.46
 DROPOUT, LEARNING_RATE = 0.7, 1e-3

@@ -11,9 +11,8 @@ from flax import nnx
 
 from cnn import models
 from cnn.layers import Convolution, Dense
-from experiments.peers import BATCH, EPOCH
+from experiments.peers import BATCH, EPOCH, LARGE, SIZE
 
-SIZE, LARGE = (120, 160), (240, 320)  # of the network's images, and of those that are augmented alone
 RADIUS = 3  # of the blur, in pixels
 
 

@@ -18,7 +18,7 @@ from cnn.geometry import random_affine, random_flip_horizontal, random_flip_vert
 from cnn.loss import cross_entropy
 from cnn.stains import as_light
 from cnn.step import initial_state, make_step, parts_of
-from experiments.peers import BATCH, DEGREES, DROPOUT, EPOCH, LEARNING_RATE, SHEAR_DEGREES, SHIFT
+from experiments.peers import BATCH, DEGREES, DROPOUT, EPOCH, LEARNING_RATE, SHEAR_DEGREES, SHIFT, SIZE
 
 VERSIONS = {"jax": version("jax")}
 MOVES = [
@@ -39,7 +39,7 @@ def parameters_of(network: nnx.Module) -> list[tuple[nnx.Param, nnx.Param]]:
 
 def network_of(weights) -> nnx.Module:
     """The network of 2017 with the given kernels and biases."""
-    network = models.seed((120, 160, 3), 2, dropout=DROPOUT, key=jax.random.key(0))
+    network = models.seed((*SIZE, 3), 2, dropout=DROPOUT, key=jax.random.key(0))
     for parameters, arrays in zip(parameters_of(network), weights, strict=True):
         for parameter, array in zip(parameters, arrays):
             parameter[...] = jnp.asarray(array)
