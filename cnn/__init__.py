@@ -21,6 +21,10 @@ def _set_default(flag: str, value: str) -> None:
 if version("jaxlib").startswith("0.10."):
     _set_default("--xla_cpu_experimental_ynn_fusion_type", "")
 
+# Compiled at the second of XLA's three levels, programs are as fast (measured for the steps, augmentations and
+# predictors of all networks here), and are there sooner: the main job's three largest in 7.5 s of work instead of 11.
+_set_default("--xla_backend_optimization_level", "2")
+
 # The same seed must give the same bytes on a GPU too, where sums are otherwise taken in the order of arrival.
 _set_default("--xla_gpu_deterministic_ops", "true")
 

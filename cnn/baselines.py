@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cnn.stains import DARKEST, STAINS, WHITE
+from cnn.dyes import STAINS
+from cnn.stains import DARKEST, WHITE
 
 PERCENTILES = (5, 10, 25, 50, 75, 90, 95)
 

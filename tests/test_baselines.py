@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cnn.baselines import PERCENTILES, group_rate, histogram, regress, share_of_white
-from cnn.stains import STAINS
+from cnn.dyes import STAINS
 
 
 def image(*pixels: tuple[int, int, int]) -> np.ndarray:

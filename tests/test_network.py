@@ -17,8 +17,8 @@ KEYS = jax.random.split(jax.random.key(1), 3)
 
 
 def local_network() -> Network:
-    layers = [Convolution(3, 4, bias=False, key=KEYS[0]), MaxPool(2), Bias(4), ReLU(), Flatten(), Dropout(0.5)]
-    return Network([*layers, Dense(3 * 4 * 4, 1, key=KEYS[1])])
+    layers = [Convolution(3, 4, bias=False, key=KEYS[0]), MaxPool(2), Bias(4), ReLU(), Convolution(4, 5, key=KEYS[2])]
+    return Network([*layers, Flatten(), Dropout(0.5), Dense(1 * 2 * 5, 1, key=KEYS[1])])
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5, 9], ids=lambda parts: f"{parts} parts of 5")
@@ -37,17 +37,21 @@ def test_in_parts_a_batch_gives_the_same_logits_and_gradients(parts):
 
 def test_a_batch_norm_sees_the_whole_batch_though_the_layers_before_it_saw_parts():
     norm = BatchNorm(2)
-    network = Network([Convolution(3, 2, key=KEYS[0]), norm, GlobalAveragePool()])
-    images = noise(4, 5, 5, 3)
-    seen = network.layers[0](images)
+    network = Network([Convolution(3, 2, key=KEYS[0]), Convolution(2, 2, key=KEYS[1]), norm, GlobalAveragePool()])
+    images = noise(4, 6, 6, 3)
+    seen = network.layers[1](network.layers[0](images))
     network(images, key=jax.random.key(0), parts=4)
     assert_equal_arrays(norm.mean[...], 0.1 * seen.mean((0, 1, 2)), "the mean over all four images", atol=1e-6)
 
 
-def test_a_network_without_local_layers_ignores_the_parts():
-    network = Network([Flatten(), Dense(12, 2, key=KEYS[2])])
-    images = jnp.asarray(noise(4, 2, 2, 3))
-    assert np.array_equal(network(images, parts=3), network(images))
+def test_one_convolution_gets_the_whole_batch_and_two_get_parts(monkeypatch):
+    seen = []
+    monkeypatch.setattr(Network, "_apply", lambda self, inputs, numbers, key: (seen.append(len(inputs)), inputs)[1])
+    one, images = Convolution(3, 3, key=KEYS[0]), jnp.asarray(noise(4, 5, 5, 3))
+    for layers, want in (([Flatten()], [4]), ([one, Flatten()], [4]), ([one, ReLU(), one, Flatten()], [2, 2, 4])):
+        seen.clear()
+        Network(layers)(images, parts=2)
+        assert seen == want
 
 
 @pytest.mark.parametrize("model", [seed, tissue])

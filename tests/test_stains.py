@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn.dyes import STAINS
 from cnn.errors import ShapeError
-from cnn.stains import DARKEST, FAINT, STAINS, WHITE, combine_stains, relative_stains, separate_stains
+from cnn.stains import DARKEST, FAINT, WHITE, combine_stains, relative_stains, separate_stains
 from tests.checkers import assert_equal_arrays, assert_gradient
 
 

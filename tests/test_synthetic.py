@@ -6,17 +6,18 @@ image are drawn before its class is known, and imposed on the scene pixel by pix
 
 import numpy as np
 import pytest
-from scipy.ndimage import label
+from scipy.ndimage import label, map_coordinates
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cnn import synthetic
+from cnn import synthetic, tissue
+from cnn.dyes import STAINS
 from cnn.errors import UserError
-from cnn.stains import STAINS
-from cnn.synthetic import LINING, THIN, Look, draw_slides
+from cnn.synthetic import draw_slides
+from cnn.tissue import LINING, THIN, Look, between, draw_image
 
 BENIGN, MALIGNANT = 0, 1
 
@@ -32,13 +33,13 @@ def generator(purpose: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([7, purpose]))
 
 
-def draw_scene(kind: int, number: int) -> tuple[Look, synthetic.Scene, np.ndarray]:
+def draw_scene(kind: int, number: int) -> tuple[Look, tissue.Scene, np.ndarray]:
     """A look, and the scene and the field of a class drawn for it: 120 x 160, from the random numbers of `number`."""
-    look = synthetic.draw_look(generator(number), synthetic.draw_stain(generator(1000)))
+    look = tissue.draw_look(generator(number), tissue.draw_stain(generator(1000)))
     rng = generator(2000 + number)
-    y, x = synthetic.coordinates(rng, (120, 160))
-    scene = (synthetic.benign_scene, synthetic.malignant_scene)[kind](rng, look, y, x, 0.7)
-    return look, scene, synthetic.structure(rng, scene, y, x, 0.7)
+    y, x = tissue.coordinates(rng, (120, 160))
+    scene = (tissue.benign_scene, tissue.malignant_scene)[kind](rng, look, y, x, 0.7)
+    return look, scene, tissue.structure(rng, scene, y, x, 0.7)
 
 
 # ------------------------------------------------------------------------------------------- colour says nothing at all
@@ -82,7 +83,7 @@ def test_the_same_look_gives_both_classes_the_same_light_to_the_last_bit():
     look, _, benign = draw_scene(BENIGN, 1)
     same, _, malignant = draw_scene(MALIGNANT, 1)
     assert (look.white, look.nuclei) == (same.white, same.nuclei)
-    light = [synthetic.colour(field, look).reshape(-1, 3) for field in (benign, malignant)]
+    light = [tissue.colour(field, look).reshape(-1, 3) for field in (benign, malignant)]
     assert (light[BENIGN] != light[MALIGNANT]).any(-1).mean() > 0.5, "the scenes are the same"
     for channel in range(3):
         assert np.array_equal(*(np.sort(part[:, channel]) for part in light))
@@ -92,7 +93,7 @@ def test_the_lowest_share_of_a_field_becomes_white_and_the_highest_nuclei():
     # haematoxylin takes away red only, and eosin green only: a look to read the amounts off
     look = Look(white=0.2, nuclei=0.3, stains=np.array([[1.0, 0, 0], [0, 1.0, 0]]), brightness=0.9)
     field = np.random.default_rng(0).permutation(1000).reshape(20, 50)
-    light = synthetic.colour(field, look)
+    light = tissue.colour(field, look)
     assert light.shape == (20, 50, 3)
     assert np.all(light[..., 2] == 0.9)  # bare glass
     assert light[field == 0] == pytest.approx(np.array([[0.9, 0.9 * np.exp(-0.02), 0.9]]), abs=0.03)
@@ -125,12 +126,12 @@ def test_a_lumen_is_lined_with_nuclei_and_a_crack_is_not():
 
 def test_nuclei_are_small_and_even_in_one_class_and_large_and_uneven_in_the_other():
     duct = np.array([40.0, 50.0, 12.0, 9.0, 0.3])
-    small = np.pi * np.prod(synthetic.line_duct(generator(0), duct, 4.5)[:, 2:4], axis=1)
+    small = np.pi * np.prod(tissue.line_duct(generator(0), duct, 4.5)[:, 2:4], axis=1)
     room = np.ones((120, 160), bool)
-    y, x = synthetic.coordinates(generator(1), room.shape)
-    large = np.pi * np.prod(synthetic.place_crowd(generator(2), room, y, x, room.size, 4000)[:, 2:4], axis=1)
+    y, x = tissue.coordinates(generator(1), room.shape)
+    large = np.pi * np.prod(tissue.place_crowd(generator(2), room, y, x, room.size, 4000)[:, 2:4], axis=1)
     assert small.max() < large.min()
-    assert small.mean() == pytest.approx(synthetic.SMALL, rel=0.05)
+    assert small.mean() == pytest.approx(tissue.SMALL, rel=0.05)
     assert small.std() / small.mean() < 0.1 < 0.3 < large.std() / large.mean()
     assert large.sum() == pytest.approx(4000 / 0.95, rel=0.05)
 
@@ -146,34 +147,34 @@ def test_the_largest_dark_patches_show_the_class_in_the_finished_image(slides):
 
 def test_the_nuclei_of_a_duct_are_evenly_spaced_around_it():
     duct = np.array([40.0, 50.0, 12.0, 8.0, 0.3])
-    nuclei = synthetic.line_duct(generator(0), duct, 4.5)
+    nuclei = tissue.line_duct(generator(0), duct, 4.5)
     gaps = np.hypot(*np.diff(nuclei[:, :2], axis=0, append=nuclei[:1, :2]).T)
     assert 0.7 * 4.5 < gaps.min() <= gaps.max() < 1.3 * 4.5
     # the middle of each lies on one ellipse, about 4 outside the lumen
-    radius = synthetic.relative_radius(duct, nuclei[:, 0], nuclei[:, 1])
+    radius = tissue.relative_radius(duct, nuclei[:, 0], nuclei[:, 1])
     assert (radius - 1) * np.sqrt(12 * 8) == pytest.approx(np.full(len(nuclei), LINING))
 
 
 def test_the_distance_to_a_circle_is_the_distance_from_its_centre_less_its_radius():
     y, x = np.mgrid[:120, :160] + 0.5
     circle = np.array([[30.0, 70.0, 5.0, 5.0, 0.4]])
-    distance = synthetic.distance_to_ellipses(circle, y, x)
+    distance = tissue.distance_to_ellipses(circle, y, x)
     near = distance < 3
     assert distance[near] == pytest.approx((np.hypot(y - 30, x - 70) - 5)[near])
     assert near.sum() == pytest.approx(np.pi * 8**2, rel=0.05)
-    assert np.all(synthetic.distance_to_ellipses(circle[:0], y, x) == synthetic.FAR)
+    assert np.all(tissue.distance_to_ellipses(circle[:0], y, x) == tissue.FAR)
 
 
 def test_a_thin_nucleus_lies_along_the_collagen_where_there_is_room():
     room = np.zeros((120, 160), bool)
     room[10:20, 30:60] = True
     y, x = np.mgrid[:120, :160] + 0.5
-    nuclei = synthetic.thin_nuclei(generator(0), room, y, x, 0.7, 50)
+    nuclei = tissue.thin_nuclei(generator(0), room, y, x, 0.7, 50)
     assert nuclei[:, 0].min() > 10
     assert nuclei[:, 0].max() < 20
     assert nuclei[:, 4].mean() == pytest.approx(0.7 + np.pi / 2, abs=0.15)
     assert (np.pi * nuclei[:, 2] * nuclei[:, 3]).mean() == pytest.approx(THIN, rel=0.1)
-    assert len(synthetic.thin_nuclei(generator(0), room & False, y, x, 0.7, 50)) == 0
+    assert len(tissue.thin_nuclei(generator(0), room & False, y, x, 0.7, 50)) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------- the data
@@ -231,3 +232,32 @@ def test_a_larger_image_shows_the_same_ducts_with_more_pixels():
 def test_what_cannot_be_drawn_is_said(options, sentence):
     with pytest.raises(UserError, match=sentence):
         draw_slides(**{"number": 4, "seed": 0} | options)
+
+
+# ------------------------------------------------------------------------------------------------------- many processes
+
+
+def test_between_four_points_of_the_lattice_lies_their_mean_and_beyond_its_edge_it_repeats():
+    lattice = generator(0).normal(size=(64, 64))
+    y, x = generator(1).uniform(-200, 200, (2, 30, 40))
+    want = map_coordinates(lattice, [y, x], order=1, mode="grid-wrap")
+    assert np.abs(between(lattice, y, x) - want).max() < 1e-12
+    assert between(lattice, np.array(3.5), np.array(63.5)) == pytest.approx(lattice[3:5][:, [63, 0]].mean())
+
+
+def test_processes_draw_what_one_would(monkeypatch):
+    monkeypatch.setattr(synthetic.os, "sched_getaffinity", lambda process: {0, 1, 2}, raising=False)
+    alone = np.stack([draw_image(i, seed=3, size=(24, 32), groups=4) for i in range(100)])
+    room = np.zeros_like(alone)
+    assert synthetic._draw_in_processes(room, 3, 3, 4) == set(range(100))
+    assert np.array_equal(room, alone)
+    assert np.array_equal(draw_slides(100, seed=3, size=(24, 32), groups=4).images, alone)
+
+
+@pytest.mark.parametrize("python", ["/no/such/python", "/bin/false"], ids=["cannot be started", "fails"])
+def test_where_a_process_fails_all_is_drawn_in_this_one(monkeypatch, python):
+    want = draw_slides(64, seed=3, size=(24, 32)).images
+    monkeypatch.setattr(synthetic.sys, "executable", python)
+    monkeypatch.setattr(synthetic.os, "sched_getaffinity", lambda process: {0, 1}, raising=False)
+    assert synthetic._draw_in_processes(np.zeros_like(want), 2, 3, 10) == set()
+    assert np.array_equal(draw_slides(64, seed=3, size=(24, 32)).images, want)
