@@ -8,9 +8,10 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
 
 from cnn.errors import UserError
@@ -73,6 +74,19 @@ def run(
     return {name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in pieces}
 
 
+@contextmanager
+def _interrupts_later() -> Iterator[None]:
+    """Ctrl-C waits until the processes are started. They inherit that it is held back, and so are not hit by it while
+    they import, for seconds, before `_start_worker` could say that it is not for them (elsewhere than on Windows)."""
+    if hasattr(signal, "pthread_sigmask"):
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        if hasattr(signal, "pthread_sigmask"):
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _in_processes(waiting: dict, work: Callable, keep: Callable, show: Callable, jobs: int, shared: tuple) -> None:
     """`work` in fresh processes: a fork would copy the threads of jax without their locks."""
     context = multiprocessing.get_context("spawn")
@@ -84,9 +98,11 @@ def _in_processes(waiting: dict, work: Callable, keep: Callable, show: Callable,
     shares = context.Array("d", len(waiting), lock=False)
     pool = ProcessPoolExecutor(jobs, context, _start_worker, (cores, shared, shares))
     try:
-        futures = {
-            pool.submit(_do, work, piece, place): (place, name) for place, (name, piece) in enumerate(waiting.items())
-        }
+        with _interrupts_later():
+            futures = {
+                pool.submit(_do, work, piece, place): (place, name)
+                for place, (name, piece) in enumerate(waiting.items())
+            }
         while futures:
             for future in wait(futures, timeout=0.5, return_when=FIRST_COMPLETED).done:
                 place, name = futures.pop(future)

@@ -1,10 +1,23 @@
 """What the chapters share: float64 where a test asks for it, and the real slides where they are at hand."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
-import jax
-import pytest
+# What is compiled for one test is not compiled again for the next, nor in a process that it starts: many train the same
+# network. Set before jax is imported; a folder for each process, since jax does not lock it.
+COMPILED = tempfile.mkdtemp(prefix="cnn-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+
+def pytest_unconfigure():
+    """Leaves nothing behind."""
+    shutil.rmtree(COMPILED, ignore_errors=True)
 
 
 @pytest.fixture

@@ -68,9 +68,12 @@ def slow(base: int, number: int, more: int, report=None) -> int:
     return number
 
 
-def test_ctrl_c_at_a_terminal_ends_all_processes_at_once_and_keeps_what_is_done(tmp_path):
+@pytest.mark.parametrize("when", ["a piece is done", "the processes begin"])
+def test_ctrl_c_at_a_terminal_ends_all_processes_at_once_and_keeps_what_is_done(tmp_path, when):
     program = (
         "from pathlib import Path; from cnn import jobs; from tests.test_jobs import slow\n"
+        "if __name__ == '__mp_main__':\n"
+        f"    Path({str(tmp_path)!r}, 'begun').touch(); import time; time.sleep(0.5)\n"
         "if __name__ == '__main__':\n"
         "    try:\n"
         "        pieces = {str(i): (i, 0) for i in range(30)}\n"
@@ -86,14 +89,15 @@ def test_ctrl_c_at_a_terminal_ends_all_processes_at_once_and_keeps_what_is_done(
         cwd=ROOT,
         env=os.environ | {"CNN_TRACES": str(traces), "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
-    while not list((tmp_path / "r").glob("*.json")):
+    while not list((tmp_path / "r").glob("*.json") if when == "a piece is done" else tmp_path.glob("begun")):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     said, at = process.communicate()[0], len(list(traces.iterdir()))
-    assert said == "interrupted\n"
+    assert said == "interrupted\n", "one process answers, and the others are silent"
     kept = len(list((tmp_path / "r").glob("*.json")))
     assert at <= kept + 4, "after Ctrl-C no more work was begun"
     time.sleep(1.5)
