@@ -16,7 +16,7 @@ def _set_default(flag: str, value: str) -> None:
 
 
 # jaxlib 0.10 hands convolutions without padding to a code path that is slow for them on CPUs. An empty value
-# turns the path off: the second convolution of the seed's network went from 86 to 8 ms (batch 32, two cores).
+# turns the path off: the second convolution of the network of 2017 went from 86 to 8 ms (batch 32, two cores).
 # Later versions are fast without it, and a flag unknown to XLA would end the process, so only 0.10 gets it.
 if version("jaxlib").startswith("0.10."):
     _set_default("--xla_cpu_experimental_ynn_fusion_type", "")
@@ -33,8 +33,9 @@ _set_default("--xla_gpu_deterministic_ops", "true")
 def _keep_freed_memory() -> None:
     """Has the C library keep memory that a step has freed for the next one, on Linux (glibc); elsewhere does nothing.
 
-    A training step of the seed's network takes and frees 250 MB. By default they go back to the system each time, which
-    hands them out again page by page, 42,000 pages filled with zeros: 243 ms a step, and 161 so. Up to 2 GB are kept.
+    A training step of the network of 2017 takes and frees 250 MB. By default they go back to the system each time,
+    which hands them out again page by page, 42,000 pages filled with zeros: 243 ms a step, and 207 so. Up to 2 GB are
+    kept.
     The numbers are names of mallopt(3): one arena for all threads; no block by mmap; how much to keep.
     """
     if any(name.startswith("MALLOC_") or "glibc.malloc" in value for name, value in os.environ.items()):

@@ -169,7 +169,9 @@ def choose_device(device: str, precision: str = "float32") -> str:
         ) from None
     jax.config.update("jax_default_device", found)
     if found.platform != "cpu":
-        jax.config.update("jax_default_matmul_precision", "tensorfloat32" if precision == "tf32" else "float32")
+        products = "tensorfloat32" if precision == "tf32" else "float32"
+        os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = products  # again for processes
+        jax.config.update("jax_default_matmul_precision", products)
     return f"cpu ({os.cpu_count()} cores)" if found.platform == "cpu" else f"{found.platform} ({found.device_kind})"
 
 

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cnn.errors import UserError
+from cnn.runs import write_json
 
 _shared: tuple = ()  # in a worker process: what all pieces have in common, sent once
 _shares = None  # and how much of each piece is done, from 0 to 1, in memory that all processes see
@@ -34,6 +35,15 @@ def _do(work: Callable, piece: tuple, place: int) -> object:
     return work(*_shared, *piece, report=lambda share: _shares.__setitem__(place, share))
 
 
+def _is_done(path: Path) -> bool:
+    """Whether a result is there and can be read; a damaged one is made again."""
+    try:
+        json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
 def run(
     pieces: dict[str, tuple],
     work: Callable[..., object],
@@ -51,18 +61,16 @@ def run(
             is done, from 0 to 1.
         folder: where NAME.json is kept for each piece.
         jobs: processes at a time; each gets an equal share of the processors. 1 works in this process.
-        progress: called with the number of pieces done, parts of them counted, and in all.
+        progress: called with how many pieces are done, fractions counted, and how many there are.
     """
     folder.mkdir(exist_ok=True)
-    waiting = {name: piece for name, piece in pieces.items() if not (folder / f"{name}.json").exists()}
+    waiting = {name: piece for name, piece in pieces.items() if not _is_done(folder / f"{name}.json")}
     done = len(pieces) - len(waiting)
     progress(done, len(pieces))
 
     def keep(name: str, result: object) -> None:
         nonlocal done
-        temporary = folder / f"{name}.json.part"
-        temporary.write_text(json.dumps(result), encoding="utf-8")
-        os.replace(temporary, folder / f"{name}.json")
+        write_json(folder / f"{name}.json", result)
         done += 1
         progress(done, len(pieces))
 

@@ -73,9 +73,12 @@ def as_json(content: object) -> str:
 
 
 def write_json(path: Path, content: object) -> Path:
-    """Writes `as_json(content)` to a file, which appears whole or not at all."""
+    """Writes `as_json(content)` to a file, which appears whole or not at all, even if the machine goes down."""
     temporary = path.with_name(path.name + ".part")
-    temporary.write_text(as_json(content), encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(as_json(content))
+        file.flush()
+        os.fsync(file.fileno())  # else the disk may know the new name before it has what the file holds
     os.replace(temporary, path)
     return path
 

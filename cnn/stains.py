@@ -66,5 +66,5 @@ def relative_stains(image: jax.Array) -> jax.Array:
 
 
 def combine_stains(amounts: jax.Array) -> jax.Array:
-    """The inverse of `separate_stains`, (height, width, 3): light = exp(-amounts @ STAINS), cut to 0 .. 1."""
+    """The inverse of `separate_stains`, (..., height, width, 3): light = exp(-amounts @ STAINS), cut to 0 .. 1."""
     return jnp.clip(jnp.exp(-_mix(amounts, STAINS)), 0.0, 1.0)

@@ -35,7 +35,7 @@ class Sums(NamedTuple):
 
 
 def initial_state(network: Network, optimizer: optax.GradientTransformation) -> State:
-    """The state before the first step: a copy of what the network holds, since the step donates it, and no memory."""
+    """The state before the first step, whose arrays the step donates: a copy of what the network holds, and zeros."""
     parameters = jax.tree.map(jnp.copy, nnx.state(network))
     return State(parameters, jax.jit(optimizer.init)(nnx.filter_state(parameters, nnx.Param)))
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from cnn.errors import UserError
 from cnn.slides import Slides
+from cnn.store import room_for
 from cnn.tissue import draw_image
 
 CLASSES = ("benign", "malignant")
@@ -18,7 +19,7 @@ ENOUGH = 32  # images that are worth a process: it takes half a second before it
 def draw_slides(number: int, *, seed: int, size: tuple[int, int] = (120, 160), groups: int = 10) -> Slides:
     """Draws benign and malignant images by turns, two by two in groups that each have a stain of their own.
 
-    Image i depends on (seed, i) and its group's stain on (seed, group) alone: the first ten of 400 are the same as ten.
+    Of one size and number of groups, image i depends on (seed, i) alone: the first ten of 400 are the same as ten.
 
     `size` is height and width in pixels, at least 16 each; a `number` that is a multiple of 2 * groups fills all groups
     alike. Groups are named group03, images group03/benign-0006. An argument below its limit is a UserError.
@@ -28,7 +29,7 @@ def draw_slides(number: int, *, seed: int, size: tuple[int, int] = (120, 160), g
             raise UserError(f"drawn tissue: {name} is {value}; give at least {least}")
     labels = np.arange(number) % 2
     names = tuple(f"group{i // 2 % groups:02d}" for i in range(number))
-    images = np.empty((number, *size, 3), np.uint8)
+    images = room_for(number, size)
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = min(processors, number // ENOUGH)
     drawn = _draw_in_processes(images, processes, seed, groups) if processes > 1 else set()

@@ -6,7 +6,7 @@
 Five pieces of work around the network of 2017 (batch 32, 120 x 160, float32): a training step, the forward pass alone,
 two augmentations of 240 x 320 images, and the whole job: from 58 images in memory to an epoch of 640 augmented ones.
 Every peer has a process of its own; they take turns, round by round, so that a slow moment of the machine hits all of
-them. Before anything is timed, all have computed the loss and its gradients from the same weights, and agree.
+them. Before anything is timed, all that train have computed a loss and its gradients from the same weights, and agree.
 
 Beside the peers stands the machine: how fast it multiplies matrices and copies memory, in the same rounds, and so how
 long the work must take at least (`peers/limits.py`). Each figure is also told as a share of that limit.
@@ -84,7 +84,7 @@ def inputs(seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)  # biases that are not 0, so that one left out would be noticed
     arrays |= {f"bias{i}": 0.1 * rng.standard_normal(k.shape[-1]).astype(np.float32) for i, k in enumerate(kernels)}
     arrays |= {
-        "noise": rng.integers(0, 256, (4, 120, 160, 3), np.uint8),
+        "noise": rng.integers(0, 256, (4, *SIZE, 3), np.uint8),
         "noise_labels": np.array([0, 1, 1, 0], np.int32),
     }
     arrays |= {"images": drawn.images[:BATCH], "labels": drawn.labels[:BATCH], "large": large.images}
@@ -125,9 +125,9 @@ class Peer:
         self.errors.close()
 
 
-def start(path: Path, device: str, console: Console) -> tuple[dict[str, Peer], dict[str, str]]:
-    """Starts every peer that is installed, and tells which are not; also their libraries' versions."""
-    started = {name: Peer(module, setting, path, device) for name, (module, setting, _) in PEERS.items()}
+def start(started: dict[str, Peer], path: Path, device: str, console: Console) -> dict[str, str]:
+    """Puts every peer that is installed into `started`, and tells which are not; returns their libraries' versions."""
+    started.update((name, Peer(module, setting, path, device)) for name, (module, setting, _) in PEERS.items())
     versions = {}
     for name, peer in list(started.items()):
         answer = peer.answer()
@@ -137,7 +137,7 @@ def start(path: Path, device: str, console: Console) -> tuple[dict[str, Peer], d
             started.pop(name).close()
         else:
             versions |= answer["versions"]
-    return started, versions
+    return versions
 
 
 # %% [markdown]
@@ -168,7 +168,7 @@ def check_same(peers: dict[str, Peer], folder: Path) -> dict[str, float]:
 
 
 def measure(peers: dict[str, Peer], settings: Settings, console: Console) -> tuple[dict, dict]:
-    """Seconds by task and peer, a list of all that counted; and of the first call, which compiles."""
+    """Seconds by (peer, task), a list of all that counted; and of the first call, which compiles."""
     machine = [("cnn", "matmul"), ("cnn", "copy")]
     work = [(name, task) for task in settings.tasks for name in peers if task in PEERS[name][2]] + machine
     seconds, first = {pair: [] for pair in work}, {}
@@ -238,8 +238,12 @@ def table(tasks: dict) -> Table:
 
 def main(settings: Settings) -> dict:
     """Checks that all compute the same, times them, and returns what benchmark.json holds."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the first would take a GPU's whole memory
     device, console = command_line.choose_device(settings.device), progress.terminal()
     print(command_line.first_line("benchmark", device, "drawn tissue"), flush=True)
+    if not device.startswith("cpu"):
+        text = "note: PyTorch, TensorFlow and albumentations compute on the processor here: only those on JAX are peers"
+        console.print(text, style="yellow", soft_wrap=True)
     folder = runs.create_folder("benchmark", settings.out)
     runs.write_json(
         folder / "config.json", {"experiment": "benchmark", "settings": settings} | runs.environment(device)
@@ -249,7 +253,7 @@ def main(settings: Settings) -> dict:
         with tempfile.TemporaryDirectory() as temporary:
             np.savez(Path(temporary, "inputs.npz"), **inputs(settings.seed))
             console.print(f"starting {len(PEERS)} peers, each in a process; writing to {folder}", highlight=False)
-            peers, versions = start(Path(temporary, "inputs.npz"), settings.device, console)
+            versions = start(peers, Path(temporary, "inputs.npz"), settings.device, console)
             distances = check_same(peers, Path(temporary))
         far = max(distances.values())
         console.print(f"{len(distances)} peers give the same loss and gradients, within {far:.0e}", highlight=False)

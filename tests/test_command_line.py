@@ -1,10 +1,12 @@
 """The command line: options come from the settings, and a mistake is answered by one sentence and exit status 2."""
 
 import errno
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -164,3 +166,15 @@ def test_a_terminal_shows_names_and_obeys_none_of_them(capsys):
     with pytest.raises(SystemExit), command_line.one_sentence():
         raise UserError("\x1b[31m.png: two\nlines")
     assert capsys.readouterr().err == "error: \\x1b[31m.png: two\nlines\n"
+
+
+@pytest.mark.parametrize(("precision", "products"), [("float32", "float32"), ("tf32", "tensorfloat32")])
+def test_on_a_gpu_products_are_as_asked_for_here_and_in_processes_that_are_started(monkeypatch, precision, products):
+    settings = {}
+    gpu = SimpleNamespace(platform="gpu", device_kind="a GPU")
+    monkeypatch.setattr(jax, "devices", lambda kind=None: [gpu])
+    monkeypatch.setattr(type(jax.config), "update", lambda self, name, value: settings.update({name: value}))
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "to be replaced")
+    assert command_line.choose_device("auto", precision) == "gpu (a GPU)"
+    assert settings["jax_default_matmul_precision"] == products
+    assert os.environ["JAX_DEFAULT_MATMUL_PRECISION"] == products

@@ -61,6 +61,13 @@ def test_what_was_done_before_an_interruption_is_not_done_again(tmp_path):
     assert [results[name]["sum"] for name in PIECES] == [110, "kept", 112, 113]
 
 
+@pytest.mark.parametrize("damage", ["", '{"sum": 1'], ids=["empty", "cut short"])
+def test_a_result_that_cannot_be_read_is_made_again(tmp_path, damage):
+    wanted = jobs.run(PIECES, add, tmp_path / "r", jobs=1, shared=(100,))
+    (tmp_path / "r" / "piece1.json").write_text(damage)
+    assert jobs.run(PIECES, add, tmp_path / "r", jobs=1, shared=(100,)) == wanted
+
+
 def slow(base: int, number: int, more: int, report=None) -> int:
     """A second of work that leaves a trace when it begins."""
     Path(os.environ["CNN_TRACES"], str(number)).touch()

@@ -2,7 +2,7 @@
 
 Each layer is held against the pure function of its chapter and against Flax's own on the same weights. At the end a
 tiny network with every kind of layer: its gradient, parameter by parameter, is that of central differences.
-Next: test_models.py.
+Next: test_network.py.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""A network as a list of layers, and a batch that goes through it in parts."""
+"""A network as a list of layers, and a batch that goes through it in parts. Next: test_models.py."""
 
 import jax
 import jax.numpy as jnp

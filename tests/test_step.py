@@ -1,4 +1,7 @@
-"""Steps: in 8 bits of 24, and several in one call. (One step, worked out on paper: test_training.py.)"""
+"""Steps: in 8 bits of 24, and several in one call. (One step, worked out on paper: in the chapter after.)
+
+Next: test_training.py.
+"""
 
 import functools
 import math

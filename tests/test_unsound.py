@@ -1,4 +1,4 @@
-"""Where a number first became infinite or none: each place is planted, and found. Next: test_training.py."""
+"""Where a number first became infinite or none: each place is planted, and found. Next: test_step.py."""
 
 import jax
 import jax.numpy as jnp
