@@ -25,7 +25,7 @@ from cnn.step import State, Sums, initial_state, make_step
 from cnn.store import Chosen
 from cnn.unsound import first_unsound
 
-STEPS_A_CALL = 16  # on an accelerator: few enough for Ctrl-C to be heard soon
+STEPS_A_CALL = 16  # at most, on an accelerator: few enough for Ctrl-C to be heard soon
 
 
 class Point(NamedTuple):
@@ -151,7 +151,7 @@ def train(
         use_batch: validation images at a time, `batch` unless given.
         step: compiled by `make_step` before, for a network of the same layers; compiled here unless given.
         dtype: what the layers compute in, see `make_step`, where `step` is not given.
-        at_once: steps a call; unless given, one, or STEPS_A_CALL where the images lie on an accelerator (`make_step`).
+        at_once: steps a call; unless given, one, or `share_steps` where the images lie on an accelerator (`make_step`).
         on_step: called after each step with its number from 1, the number of steps of the run, and its sums.
         start: where to go on; at the beginning unless given.
         pause: asked after each step; if it says yes, the Point is yielded, between epochs or within one.
@@ -170,10 +170,10 @@ def train(
     steps_key = keys_of(seed).steps
     layout = share_batch(batch)
     whole = None if debug_nans or at_once == 1 else on_device(images, labels, layout, always=bool(at_once))
-    at_once = 1 if whole is None else at_once or STEPS_A_CALL
+    a_epoch = -(-per_epoch // batch)  # steps
+    at_once = 1 if whole is None else at_once or share_steps(a_epoch)
     feed = feeder(images, labels, layout and layout[0])
     state = jax.device_put(state, layout[1]) if layout else state
-    a_epoch = -(-per_epoch // batch)  # steps
     for number in range(done // a_epoch + 1, epochs + 1):
         started = time.perf_counter() - seconds
         indices, weights = epoch_batches(len(members), batch, per_epoch, seed, number)
@@ -208,6 +208,15 @@ def train(
             judged = judge_logits(predict(state.parameters, validation[0]), validation[1])
         kept = jax.tree.map(jnp.copy, state.parameters)
         yield Epoch(number, loss, accuracy, *judged, time.perf_counter() - started, kept, Point(done, state, []))
+
+
+def share_steps(steps: int) -> int:
+    """How many of an epoch's steps to take in a call: calls of one length, as far as they can, are compiled once.
+
+    >>> share_steps(20), share_steps(16), share_steps(3)  # two calls of 10, and not one of 16 and one of 4
+    (10, 16, 3)
+    """
+    return -(-steps // -(-steps // STEPS_A_CALL))
 
 
 def check_finite(sums: list[Sums], done: int) -> None:
