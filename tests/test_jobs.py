@@ -78,7 +78,8 @@ def slow(base: int, number: int, more: int, report=None) -> int:
 @pytest.mark.parametrize("when", ["a piece is done", "the processes begin"])
 def test_ctrl_c_at_a_terminal_ends_all_processes_at_once_and_keeps_what_is_done(tmp_path, when):
     program = (
-        "from pathlib import Path; from cnn import jobs; from tests.test_jobs import slow\n"
+        "import signal; from pathlib import Path; from cnn import jobs; from tests.test_jobs import slow\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C\n"
         "if __name__ == '__mp_main__':\n"
         f"    Path({str(tmp_path)!r}, 'begun').touch(); import time; time.sleep(0.5)\n"
         "if __name__ == '__main__':\n"
