@@ -26,7 +26,8 @@ if version("jaxlib").startswith("0.10."):
 # after four fifths. At the first level a forward pass is slower, and XLA's part for GPUs refuses it.
 _set_default("--xla_backend_optimization_level", "2")
 
-# The same seed must give the same bytes on a GPU too, where sums are otherwise taken in the order of arrival.
+# The same seed must give the same bytes on a GPU too, where sums are otherwise taken in the order of arrival. The
+# price: XLA tries no ways for a convolution, but takes the first that it may. XLA_FLAGS can say otherwise.
 _set_default("--xla_gpu_deterministic_ops", "true")
 
 

@@ -131,7 +131,7 @@ def parse(settings: type[S]) -> S:
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turns a UserError or a full disk into one line on the error output and exit status 2, Ctrl-C into one and 130."""
+    """Turns a UserError, a full disk or a full GPU into one line on the error output and exit status 2; Ctrl-C: 130."""
     try:
         yield
     except OSError as error:
@@ -139,6 +139,12 @@ def one_sentence() -> Iterator[None]:
             raise
         where = f" at {error.filename}" if error.filename else ""
         print(f"error: the disk is full{where}; make room, and go on with --resume, or run it again", file=sys.stderr)
+        sys.exit(2)
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):  # as jax says it of a GPU's memory
+            raise
+        advice = "give a smaller --batch, or fewer --jobs, and go on with --resume, or run it again"
+        print(f"error: the device's memory is full; {advice}", file=sys.stderr)
         sys.exit(2)
     except UserError as error:
         print(f"error: {printable(str(error))}", file=sys.stderr)
@@ -161,11 +167,16 @@ def choose_device(device: str, precision: str = "float32") -> str:
     if device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"  # for processes that this one may start
         jax.config.update("jax_platforms", "cpu")
+    os.environ.setdefault(
+        "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+    )  # else the first process takes most of a GPU's memory
     try:
         found = jax.devices("gpu" if device == "gpu" else None)[0]
-    except RuntimeError:
+    except RuntimeError as error:
+        said = (str(error).strip().splitlines() or ["nothing"])[-1]
         raise UserError(
-            "--device: jax shows no GPU; install the extra cuda13 on a machine that has one, or use --device cpu"
+            "--device: jax shows no GPU; install the extra cuda13 on a machine that has one, or use --device cpu "
+            f"(jax says: {said})"
         ) from None
     jax.config.update("jax_default_device", found)
     if found.platform != "cpu":

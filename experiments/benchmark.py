@@ -238,7 +238,6 @@ def table(tasks: dict) -> Table:
 
 def main(settings: Settings) -> dict:
     """Checks that all compute the same, times them, and returns what benchmark.json holds."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else the first would take a GPU's whole memory
     device, console = command_line.choose_device(settings.device), progress.terminal()
     print(command_line.first_line("benchmark", device, "drawn tissue"), flush=True)
     if not device.startswith("cpu"):

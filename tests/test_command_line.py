@@ -110,6 +110,17 @@ def test_a_full_disk_is_one_sentence_and_any_other_defect_stays_a_traceback(caps
         raise OSError(errno.EIO, "something else")
 
 
+def test_a_full_gpu_is_one_sentence_and_any_other_failure_of_jax_stays_a_traceback(capsys):
+    with pytest.raises(SystemExit) as stopped, command_line.one_sentence():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.")
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: the device's memory is full; give a smaller --batch")
+    assert said.count("\n") == 1
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), command_line.one_sentence():
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
 def test_a_gpu_that_is_absent_is_an_error_and_not_a_slow_run():
     if any(device.platform == "gpu" for device in jax.devices()):
         assert "gpu" in command_line.choose_device("gpu")
