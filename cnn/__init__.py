@@ -36,8 +36,7 @@ def _keep_freed_memory() -> None:
 
     A training step of the network of 2017 takes and frees 250 MB. By default they go back to the system each time,
     which hands them out again page by page, 42,000 pages filled with zeros: 243 ms a step, and 207 so. Up to 2 GB are
-    kept.
-    The numbers are names of mallopt(3): one arena for all threads; no block by mmap; how much to keep.
+    kept. The numbers are names of mallopt(3): one arena for all threads; no block by mmap; how much to keep.
     """
     if any(name.startswith("MALLOC_") or "glibc.malloc" in value for name, value in os.environ.items()):
         return

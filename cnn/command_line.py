@@ -167,9 +167,8 @@ def choose_device(device: str, precision: str = "float32") -> str:
     if device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"  # for processes that this one may start
         jax.config.update("jax_platforms", "cpu")
-    os.environ.setdefault(
-        "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
-    )  # else the first process takes most of a GPU's memory
+    # Else the first of several processes takes most of a GPU's memory for itself.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
         found = jax.devices("gpu" if device == "gpu" else None)[0]
     except RuntimeError as error:

@@ -1,9 +1,8 @@
 """The two dyes of nearly every slide: haematoxylin dyes nuclei blue, eosin the rest pink.
 
 STAINS is how strongly each weakens red, green and blue: rows are unit vectors of optical density, which is -log(light),
-as measured by
-Ruifrok and Johnston ("Quantification of histochemical staining by color deconvolution", Anal Quant Cytol Histol 23,
-2001). The third is orthogonal to both, and takes what is left over. `stains.py` says how they are used.
+as measured by Ruifrok and Johnston ("Quantification of histochemical staining by color deconvolution", Anal Quant Cytol
+Histol 23, 2001). The third is orthogonal to both, and takes what is left over. `stains.py` says how they are used.
 """
 
 import numpy as np

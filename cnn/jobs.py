@@ -86,13 +86,14 @@ def run(
 def _interrupts_later() -> Iterator[None]:
     """Ctrl-C waits until the processes are started. They inherit that it is held back, and so are not hit by it while
     they import, for seconds, before `_start_worker` could say that it is not for them (elsewhere than on Windows)."""
-    if hasattr(signal, "pthread_sigmask"):
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        if hasattr(signal, "pthread_sigmask"):
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _in_processes(waiting: dict, work: Callable, keep: Callable, show: Callable, jobs: int, shared: tuple) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from cnn.errors import UserError
 from cnn.slides import Slides
 from cnn.store import room_for
-from cnn.tissue import draw_image
+from cnn.tissue import draw_image, label_and_group
 
 CLASSES = ("benign", "malignant")
 ENOUGH = 32  # images that are worth a process: it takes half a second before it draws the first
@@ -27,21 +27,16 @@ def draw_slides(number: int, *, seed: int, size: tuple[int, int] = (120, 160), g
     for name, value, least in (("number", number, 2), ("size", size, 16), ("groups", groups, 1), ("seed", seed, 0)):
         if np.min(value) < least:
             raise UserError(f"drawn tissue: {name} is {value}; give at least {least}")
-    labels = np.arange(number) % 2
-    names = tuple(f"group{i // 2 % groups:02d}" for i in range(number))
     images = room_for(number, size)
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = min(processors, number // ENOUGH)
     drawn = _draw_in_processes(images, processes, seed, groups) if processes > 1 else set()
     for i in set(range(number)) - drawn:
         images[i] = draw_image(i, seed=seed, size=size, groups=groups)
-    return Slides(
-        images,
-        labels.astype(np.int32),
-        names,
-        tuple(f"{names[i]}/{CLASSES[labels[i]]}-{i:04d}" for i in range(number)),
-        CLASSES,
-    )
+    labels, group = zip(*(label_and_group(i, groups) for i in range(number)))
+    group = tuple(f"group{g:02d}" for g in group)
+    names = tuple(f"{group[i]}/{CLASSES[labels[i]]}-{i:04d}" for i in range(number))
+    return Slides(images, np.array(labels, np.int32), group, names, CLASSES)
 
 
 def _draw_in_processes(images: np.ndarray, processes: int, seed: int, groups: int) -> set[int]:

@@ -44,12 +44,18 @@ class Scene(NamedTuple):
 
 
 def draw_image(number: int, *, seed: int, size: tuple[int, int], groups: int) -> np.ndarray:
-    """Image `number` of a seed, (height, width, 3) uint8: benign if even, of group number // 2 % groups.
+    """Image `number` of a seed, (height, width, 3) uint8, of the class and group that `label_and_group` says.
 
     It depends on (seed, number), and on its group's stain, which depends on (seed, group).
     """
-    look = draw_look(_generator(seed, 0, number), draw_stain(_generator(seed, 1, number // 2 % groups)))
-    return draw_one(number % 2, _generator(seed, 2, number), size, look)
+    label, group = label_and_group(number, groups)
+    look = draw_look(_generator(seed, 0, number), draw_stain(_generator(seed, 1, group)))
+    return draw_one(label, _generator(seed, 2, number), size, look)
+
+
+def label_and_group(number: int, groups: int) -> tuple[int, int]:
+    """The class, 0 benign and 1 malignant by turns, and the group, two by two, of image `number`."""
+    return number % 2, number // 2 % groups
 
 
 def _generator(seed: int, *purpose: int) -> np.random.Generator:

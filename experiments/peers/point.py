@@ -67,10 +67,9 @@ def main(model: str, batch: int, size: list[int], number: int, files: bool) -> d
 
     network = models.MODELS[model]((*size, 3), 2, key=jax.random.key(0))
     options = {"batch": batch, "per_epoch": batch * STEPS, "optimizer": optax.adam(1e-3), "seed": 0}
-    options["at_once"] = 1  # each step is timed, on a GPU too
-    way = augment.named("default")
+    options |= {"at_once": 1, "augmentation": augment.named("default")}  # on a GPU too, each step is timed
     started = time.perf_counter()
-    for _ in training.train(network, (shown, labels), None, epochs=1, augmentation=way, on_step=on_step, **options):
+    for _ in training.train(network, (shown, labels), None, epochs=1, on_step=on_step, **options):
         pass
     return {
         "step_seconds": float(np.median(np.diff(moments)[1:])),
