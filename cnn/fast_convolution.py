@@ -49,8 +49,10 @@ def convolve(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = 
     [1.0, 2.0, 4.0]
     """
     stride, sides, out = geometry(images.shape, kernel.shape, stride, padding)
-    if jax.default_backend() != "cpu":  # what is done below is for processors: a GPU's library chooses a way of its own
-        return lax.conv_general_dilated(images, kernel, stride, sides, dimension_numbers=_PLAIN)
+    if jax.default_backend() != "cpu":  # what is done below is for processors
+        from cnn.gpu_convolution import convolve_on_gpu  # here: a processor need not wait for the import of Pallas
+
+        return convolve_on_gpu(images, kernel, stride, sides)
     if 1 < stride[0] * stride[1] <= _FEW / kernel.shape[2] and not any(w % s for w, s in zip(kernel.shape, stride)):
         return _convolve(*fold(images, kernel, stride, sides, out), (1, 1), _NONE)
     return _convolve(images, kernel, stride, sides)

@@ -84,8 +84,11 @@ def make_step(
     augment, keys_for = compiled(augmentation), jax.jit(jax.random.split)
 
     def step(state: State, key, images, labels, weights):
-        augment_key, dropout_key = keys_for(key)
-        return step.learn(state, dropout_key, augment(augment_key, images), labels, weights)
+        return apply(state, keys_for(key), images, labels, weights)
+
+    def apply(state: State, keys, images, labels, weights):
+        augment_key, dropout_key = keys
+        return learn(state, dropout_key, augment(augment_key, images), labels, weights)
 
     @partial(jax.jit, donate_argnums=0)
     def learn(state: State, dropout_key, light, labels, weights):
@@ -103,11 +106,13 @@ def make_step(
 
     @partial(jax.jit, donate_argnums=0)
     def many(state: State, key, first, images, labels, chosen, weights):
-        def one(state: State, number_chosen_weights):
-            number, chosen, weights = number_chosen_weights
-            return step(state, jax.random.fold_in(key, number), images[chosen], labels[chosen], weights)
+        def one(state: State, of_the_step):
+            keys, chosen, weights = of_the_step
+            return apply(state, keys, images[chosen], labels[chosen], weights)
 
-        return lax.scan(one, state, (first + jnp.arange(len(chosen)), chosen, weights))
+        # The keys of all steps at once: a program that draws one takes a GPU as long as one that draws many.
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(len(chosen)))
+        return lax.scan(one, state, (jax.vmap(jax.random.split)(keys), chosen, weights))
 
     step.learn, step.many = learn, many
     return step

@@ -197,11 +197,12 @@ def train(
                 sums.append(Sums(loss, correct, int(counted)))
                 on_step(done, epochs * a_epoch, sums[-1])
             if done % a_epoch and pause():
-                sums = [Sums(float(s.loss), float(s.correct), s.images) for s in sums]
+                sums = as_numbers(sums)
                 check_finite(sums, done)
                 yield Point(done, state, list(sums), time.perf_counter() - started)
+        sums = as_numbers(sums)
         check_finite(sums, done)
-        loss, accuracy = (sum(float(part) for part in parts) / per_epoch for parts in list(zip(*sums))[:2])
+        loss, accuracy = (sum(parts) / per_epoch for parts in list(zip(*sums))[:2])
         sums, seconds = [], 0.0
         judged = (np.nan, np.nan)
         if validation is not None:
@@ -217,6 +218,11 @@ def share_steps(steps: int) -> int:
     (10, 16, 3)
     """
     return -(-steps // -(-steps // STEPS_A_CALL))
+
+
+def as_numbers(sums: list[Sums]) -> list[Sums]:
+    """What steps reported, once they are done, fetched together: one by one takes a GPU longer than some steps."""
+    return [Sums(float(s.loss), float(s.correct), s.images) for s in jax.device_get(sums)]
 
 
 def check_finite(sums: list[Sums], done: int) -> None:

@@ -10,6 +10,9 @@ them. Before anything is timed, all that train have computed a loss and its grad
 
 Beside the peers stands the machine: how fast it multiplies matrices and copies memory, in the same rounds, and so how
 long the work must take at least (`peers/limits.py`). Each figure is also told as a share of that limit.
+
+On a GPU a step is one of 48 that are asked for in a row, since a GPU works on while the next step is being asked for;
+the images lie there already. `--precision` says how exactly all peers multiply there.
 """
 
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from cnn import command_line
+from experiments.peers.processes import PEERS, Peer, does, start
 
 TASKS = {
     "step": "a training step",
@@ -24,17 +28,6 @@ TASKS = {
     "move": "flips and an affine map",
     "move_and_blur": "flips, affine map, blur",
     "epoch": "the whole job, one epoch",
-}
-PEERS = {  # name: module in experiments/peers, environment, the work that it can do
-    "cnn": ("ours", {}, ("step", "forward", "move", "move_and_blur", "epoch")),
-    "JAX, the first way": ("obvious", {}, ("step", "forward")),
-    "Flax layers": ("flax_layers", {}, ("step", "forward")),
-    "Keras on TensorFlow": ("keras_layers", {"KERAS_BACKEND": "tensorflow"}, ("step", "forward", "move", "epoch")),
-    "Keras on JAX": ("keras_layers", {"KERAS_BACKEND": "jax"}, ("step", "forward")),
-    "PyTorch": ("torch_layers", {}, ("step", "forward", "epoch")),
-    "PyTorch, compiled": ("torch_layers", {"PEER_COMPILED": "1"}, ("step", "forward")),
-    "PyTorch, affine grid": ("grids", {}, ("move",)),
-    "albumentations": ("augmenters", {}, ("move", "move_and_blur")),
 }
 
 
@@ -47,6 +40,10 @@ class Settings(command_line.Common):
     """How often every peer has its turn; the median counts."""
     tasks: tuple[Literal["step", "forward", "move", "move_and_blur", "epoch"], ...] = tuple(TASKS)
     """Which work to time."""
+    peers: tuple[Literal[tuple(PEERS)], ...] = tuple(PEERS)
+    """Which peers to time beside this project."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """How exactly a GPU multiplies, for all peers; see the option of experiments.train."""
 
     def __post_init__(self):
         command_line.at_least(1, rounds=self.rounds, tasks=len(self.tasks))
@@ -56,10 +53,6 @@ if __name__ == "__main__":
     SETTINGS = command_line.parse(Settings)  # before the slow imports
 
 # %%
-import json
-import os
-import subprocess
-import sys
 import tempfile
 
 import jax
@@ -72,6 +65,12 @@ from cnn.errors import UserError
 from experiments.peers import BATCH, EPOCH, LARGE, SIZE, limits
 
 REPEATS = {"step": 4, "forward": 6, "move": 4, "move_and_blur": 4, "epoch": 1, "matmul": 4, "copy": 4}
+TIMES = {"cpu": {}, "gpu": {"step": 48, "forward": 48, "move": 48, "move_and_blur": 48, "matmul": 4, "copy": 16}}
+
+
+def kind_of(device: str) -> str:
+    """ "cpu" or "gpu", of what `choose_device` says."""
+    return "cpu" if device.startswith("cpu") else "gpu"
 
 
 # %%
@@ -91,55 +90,6 @@ def inputs(seed: int) -> dict[str, np.ndarray]:
     return arrays | {"originals": drawn.images, "classes": drawn.labels}
 
 
-class Peer:
-    """A peer in a process of its own, that is asked and answers."""
-
-    def __init__(self, module: str, environment: dict[str, str], path: Path, device: str):
-        mine = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # cnn sets its own again
-        mine |= environment | ({"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {})
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the peer has ended)
-        command = [sys.executable, "-m", "experiments.peers.serve", module, str(path)]
-        self.process = subprocess.Popen(
-            command, env=mine, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
-        )
-
-    def answer(self) -> dict:
-        """Waits for the next answer; raises UserError with its last words if the peer has ended."""
-        line = self.process.stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            last = (self.errors.read().strip().splitlines() or ["nothing"])[-1]
-            raise UserError(f"the peer {self.process.args[-2]} ended; it said: {last}")
-        return json.loads(line)
-
-    def ask(self, **request) -> dict:
-        """Sends one request, and waits for its answer."""
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return self.answer()
-
-    def close(self) -> None:
-        """Ends the process."""
-        self.process.kill()
-        self.process.communicate()
-        self.errors.close()
-
-
-def start(started: dict[str, Peer], path: Path, device: str, console: Console) -> dict[str, str]:
-    """Puts every peer that is installed into `started`, and tells which are not; returns their libraries' versions."""
-    started.update((name, Peer(module, setting, path, device)) for name, (module, setting, _) in PEERS.items())
-    versions = {}
-    for name, peer in list(started.items()):
-        answer = peer.answer()
-        if "absent" in answer:
-            text = f"left out: {name}, since {answer['absent']} is not installed (pip install -e '.[bench]')"
-            console.print(text, highlight=False, soft_wrap=True)
-            started.pop(name).close()
-        else:
-            versions |= answer["versions"]
-    return versions
-
-
 # %% [markdown]
 # Are they the same? From the same weights and images, without dropout, every peer's loss and each of its gradients must
 # be ours, to a ten-thousandth of the gradient's norm. The images are four of noise: of two pixels that are equal but
@@ -151,11 +101,13 @@ def start(started: dict[str, Peer], path: Path, device: str, console: Console) -
 def check_same(peers: dict[str, Peer], folder: Path) -> dict[str, float]:
     """The largest relative distance of each peer's loss and gradients from those of `cnn`; UserError beyond 1e-4."""
     found = {}
-    for name, peer in peers.items():
-        if "step" in PEERS[name][2]:
-            answer = peer.ask(do="gradients", to=str(folder / "gradients.npz"))
-            with np.load(folder / "gradients.npz") as arrays:
-                found[name] = [np.float64(answer["loss"]), *(arrays[f"arr_{i}"] for i in range(len(arrays.files)))]
+    trained = [name for name in peers if "step" in does(name, "gpu")]
+    for name in trained:  # all at once: nothing is timed yet, and compiling takes long
+        peers[name].send(do="gradients", to=str(folder / f"{name}.npz"))
+    for name in trained:
+        answer = peers[name].answer()
+        with np.load(folder / f"{name}.npz") as arrays:
+            found[name] = [np.float64(answer["loss"]), *(arrays[f"arr_{i}"] for i in range(len(arrays.files)))]
     distances = {}
     for name, values in found.items():
         ours = found["cnn"]
@@ -167,27 +119,29 @@ def check_same(peers: dict[str, Peer], folder: Path) -> dict[str, float]:
     return distances
 
 
-def measure(peers: dict[str, Peer], settings: Settings, console: Console) -> tuple[dict, dict]:
+def measure(peers: dict[str, Peer], kind: str, settings: Settings, console: Console) -> tuple[dict, dict]:
     """Seconds by (peer, task), a list of all that counted; and of the first call, which compiles."""
     machine = [("cnn", "matmul"), ("cnn", "copy")]
-    work = [(name, task) for task in settings.tasks for name in peers if task in PEERS[name][2]] + machine
+    work = [(name, task) for task in settings.tasks for name in peers if task in does(name, kind)] + machine
     seconds, first = {pair: [] for pair in work}, {}
     with progress.bar(console, "measuring", settings.rounds) as advance:
         for number in range(1, settings.rounds + 1):
             for name, task in work:
+                times = TIMES[kind].get(task, 1)
                 if number == 1 or REPEATS[task] > 1:  # others have used the caches since its last turn
-                    warm = peers[name].ask(do=task, repeats=1)["seconds"][0]
+                    warm = sum(peers[name].ask(do=task, repeats=1, times=times)["seconds"]) * times
                     first.setdefault((name, task), warm)
-                seconds[name, task] += peers[name].ask(do=task, repeats=REPEATS[task])["seconds"]
+                seconds[name, task] += peers[name].ask(do=task, repeats=REPEATS[task], times=times)["seconds"]
             advance(number, settings.rounds, "rounds")
     return seconds, first
 
 
 # %%
-def summary(seconds: dict, first: dict, memory: dict[str, float], settings: Settings) -> dict:
+def summary(seconds: dict, first: dict, memory: dict[str, float], kind: str, settings: Settings) -> dict:
     """What benchmark.json holds: for every task and peer the median, images a second, and the ratios."""
     medians = {pair: float(np.median(values)) for pair, values in seconds.items()}
-    rate, bandwidth = 2 * 2048**3 / medians["cnn", "matmul"], 2 * 4 * (1 << 26) / medians["cnn", "copy"]
+    probe = limits.PROBES[kind]
+    rate, bandwidth = 2 * probe.side**3 / medians["cnn", "matmul"], 2 * 4 * probe.long / medians["cnn", "copy"]
     counted, tasks = limits.counted(), {}
     for task in settings.tasks:
         own = {name: medians[name, task] for name, other in medians if other == task}
@@ -225,7 +179,7 @@ def table(tasks: dict) -> Table:
             shown.add_row(
                 "" if i else f"{TASKS[task]} (bound by {row['bound_by']})",
                 name,
-                f"{row['seconds'] * 1e3:,.1f}",
+                f"{row['seconds'] * 1e3:,.{1 if row['seconds'] > 0.1 else 3}f}",
                 f"{row['images_per_second']:,.0f}",
                 "-" if ratio is None else f"{ratio:.2f}",
                 f"{row['share_of_limit']:.0%}",
@@ -238,11 +192,12 @@ def table(tasks: dict) -> Table:
 
 def main(settings: Settings) -> dict:
     """Checks that all compute the same, times them, and returns what benchmark.json holds."""
-    device, console = command_line.choose_device(settings.device), progress.terminal()
+    device, console = command_line.choose_device(settings.device, settings.precision), progress.terminal()
+    kind = kind_of(device)
+    if kind == "cpu" and settings.precision != "float32":
+        raise UserError(f"--precision: {settings.precision} is timed on a GPU only, and this is a processor")
+    device += f", {settings.precision}" if kind == "gpu" else ""
     print(command_line.first_line("benchmark", device, "drawn tissue"), flush=True)
-    if not device.startswith("cpu"):
-        text = "note: PyTorch, TensorFlow and albumentations compute on the processor here: only those on JAX are peers"
-        console.print(text, style="yellow", soft_wrap=True)
     folder = runs.create_folder("benchmark", settings.out)
     runs.write_json(
         folder / "config.json", {"experiment": "benchmark", "settings": settings} | runs.environment(device)
@@ -251,17 +206,17 @@ def main(settings: Settings) -> dict:
     try:
         with tempfile.TemporaryDirectory() as temporary:
             np.savez(Path(temporary, "inputs.npz"), **inputs(settings.seed))
-            console.print(f"starting {len(PEERS)} peers, each in a process; writing to {folder}", highlight=False)
-            versions = start(peers, Path(temporary, "inputs.npz"), settings.device, console)
+            console.print(f"starting the peers, each in a process; writing to {folder}", highlight=False)
+            versions = start(peers, settings.peers, Path(temporary, "inputs.npz"), kind, settings.precision, console)
             distances = check_same(peers, Path(temporary))
         far = max(distances.values())
         console.print(f"{len(distances)} peers give the same loss and gradients, within {far:.0e}", highlight=False)
-        seconds, first = measure(peers, settings, console)
+        seconds, first = measure(peers, kind, settings, console)
         memory = {name: peer.ask(do="memory")["peak_mb"] for name, peer in peers.items()}
     finally:
         for peer in peers.values():
             peer.close()
-    result = summary(seconds, first, memory, settings) | {
+    result = summary(seconds, first, memory, kind, settings) | {
         "versions": versions,
         "distances": distances,
         "device": device,

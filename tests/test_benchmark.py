@@ -51,8 +51,10 @@ class Fake:
     def __init__(self, loss: float, gradient: np.ndarray):
         self.loss, self.gradient = loss, gradient
 
-    def ask(self, do: str, to: str) -> dict:
+    def send(self, do: str, to: str) -> None:
         np.savez(to, self.gradient)
+
+    def answer(self) -> dict:
         return {"loss": self.loss}
 
 
@@ -73,8 +75,8 @@ def test_a_run_times_those_that_are_here_and_names_those_that_are_not(tmp_path, 
     rows = result["tasks"]["forward"]
     assert {"cnn", "JAX, the first way", "Flax layers"} <= rows.keys()
     shown = capsys.readouterr().out
-    for name, (_, _, work) in benchmark.PEERS.items():
-        assert (name in rows) == ("forward" in work and f"left out: {name}, since" not in shown)
+    for name, entry in benchmark.PEERS.items():
+        assert (name in rows) == ("forward" in entry.work and f"left out: {name}, since" not in shown)
     assert set(result["distances"]) >= {"cnn", "JAX, the first way", "Flax layers"}
     assert max(result["distances"].values()) < 1e-4
     fastest = min(row["seconds"] for name, row in rows.items() if name != "cnn")
@@ -88,7 +90,7 @@ def test_a_run_times_those_that_are_here_and_names_those_that_are_not(tmp_path, 
 
 def test_a_peer_that_fails_is_one_sentence(tmp_path):
     np.savez(tmp_path / "inputs.npz", nothing=np.zeros(1))
-    peer = benchmark.Peer("obvious", {}, tmp_path / "inputs.npz", "cpu")
+    peer = benchmark.Peer(benchmark.PEERS["JAX, the first way"], tmp_path / "inputs.npz", "cpu")
     try:
         with pytest.raises(UserError, match="the peer obvious ended; it said: KeyError: 'images'"):
             [peer.answer(), peer.ask(do="step", repeats=1)]

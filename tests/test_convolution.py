@@ -2,7 +2,7 @@
 
 First on numbers for paper, then four ways (loops, a matrix product, Fourier, XLA) that must agree with one another and
 with SciPy, then the gradient, and what follows from the definition: linearity, and that a shift stays a shift.
-Next: test_fast_convolution.py.
+Next: test_gpu_convolution.py.
 """
 
 import jax

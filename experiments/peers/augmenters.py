@@ -7,6 +7,7 @@ import albumentations as A
 from experiments.peers import moves
 
 VERSIONS = {"albumentations": version("albumentations")}
+QUEUED = ()
 
 
 class Peer:

@@ -7,24 +7,33 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from experiments.peers import DROPOUT, LEARNING_RATE
+from experiments.peers import DROPOUT, LEARNING_RATE, PRECISION
 
 VERSIONS = {"flax": version("flax"), "jax": version("jax")}
+QUEUED = ("step", "forward")
+DTYPE = jnp.bfloat16 if PRECISION == "bfloat16" else jnp.float32
 
 
 class Network(nnx.Module):
     """The network of 2017."""
 
-    def __init__(self, rngs: nnx.Rngs):
-        self.convolutions = nnx.List([nnx.Conv(c, 32, (3, 3), padding="VALID", rngs=rngs) for c in (3, 32, 32)])
-        self.hidden, self.last = nnx.Linear(31968, 64, rngs=rngs), nnx.Linear(64, 1, rngs=rngs)
-        self.dropout = nnx.Dropout(DROPOUT, rngs=rngs)
+    def __init__(self, dtype: jnp.dtype, weights):
+        how = {"dtype": dtype, "rngs": nnx.Rngs(0)}
+        self.convolutions = nnx.List([nnx.Conv(c, 32, (3, 3), padding="VALID", **how) for c in (3, 32, 32)])
+        self.hidden, self.last = nnx.Linear(31968, 64, **how), nnx.Linear(64, 1, **how)
+        self.dropout = nnx.Dropout(DROPOUT, rngs=how["rngs"])
+        for layer, (kernel, bias) in zip(self.learned(), weights):
+            layer.kernel[...], layer.bias[...] = jnp.asarray(kernel), jnp.asarray(bias)
+
+    def learned(self) -> list:
+        """The five that have a kernel and a bias, first to last."""
+        return [*self.convolutions, self.hidden, self.last]
 
     def __call__(self, images):
         first, second, third = self.convolutions
         x = nnx.max_pool(nnx.relu(first(images.astype(jnp.float32) / 255)), (2, 2), (2, 2))
         x = nnx.max_pool(nnx.relu(third(nnx.relu(second(x)))), (2, 2), (2, 2))
-        return self.last(self.dropout(nnx.relu(self.hidden(x.reshape(len(x), -1)))))[:, 0]
+        return self.last(self.dropout(nnx.relu(self.hidden(x.reshape(len(x), -1)))))[:, 0].astype(jnp.float32)
 
 
 def loss(network, images, labels):
@@ -36,10 +45,9 @@ class Peer:
     """See `experiments/peers/__init__.py`."""
 
     def __init__(self, inputs: dict):
-        self.batch, self.noise = (inputs["images"], inputs["labels"]), (inputs["noise"], inputs["noise_labels"])
-        self.network = Network(nnx.Rngs(0))
-        for layer, (kernel, bias) in zip(self.layers(self.network), inputs["weights"]):
-            layer.kernel[...], layer.bias[...] = jnp.asarray(kernel), jnp.asarray(bias)
+        self.inputs = inputs
+        self.batch = jax.device_put((inputs["images"], inputs["labels"]))
+        self.network = Network(DTYPE, inputs["weights"])
         self.use = nnx.view(self.network, deterministic=True)
         self.optimizer = nnx.Optimizer(self.network, optax.adam(LEARNING_RATE), wrt=nnx.Param)
 
@@ -51,23 +59,23 @@ class Peer:
 
         self.train_step, self.logits = step, nnx.jit(lambda network, images: network(images))
 
-    @staticmethod
-    def layers(network) -> list:
-        """The five that have a kernel and a bias, first to last."""
-        return [*network.convolutions, network.hidden, network.last]
-
     def loss_and_gradients(self):
         """See `experiments/peers/__init__.py`."""
-        value, gradients = nnx.jit(nnx.value_and_grad(loss))(self.use, *self.noise)
-        graph = nnx.graphdef(self.use)
-        found = nnx.merge(graph, gradients, nnx.state(self.use, nnx.Not(nnx.Param)))
-        return value, [(layer.kernel[...], layer.bias[...]) for layer in self.layers(found)]
+        exact = nnx.view(Network(jnp.float32, self.inputs["weights"]), deterministic=True)
+        with jax.default_matmul_precision("float32"):
+            noise = self.inputs["noise"], self.inputs["noise_labels"]
+            value, gradients = nnx.jit(nnx.value_and_grad(loss))(exact, *noise)
+        found = nnx.merge(nnx.graphdef(exact), gradients, nnx.state(exact, nnx.Not(nnx.Param)))
+        return value, [(layer.kernel[...], layer.bias[...]) for layer in found.learned()]
 
-    def step(self):
+    def step(self, times: int):
         """See `experiments/peers/__init__.py`."""
-        jax.block_until_ready(self.train_step(self.network, self.optimizer, *self.batch))
-        jax.block_until_ready(nnx.state(self.network))
+        for _ in range(times):
+            value = self.train_step(self.network, self.optimizer, *self.batch)
+        jax.block_until_ready((value, nnx.state(self.network)))
 
-    def forward(self):
+    def forward(self, times: int):
         """See `experiments/peers/__init__.py`."""
-        self.logits(self.use, self.batch[0]).block_until_ready()
+        for _ in range(times):
+            logits = self.logits(self.use, self.batch[0])
+        logits.block_until_ready()

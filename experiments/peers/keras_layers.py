@@ -10,11 +10,33 @@ import numpy as np
 from keras import layers
 from keras.src.legacy.preprocessing.image import ImageDataGenerator  # it has no public name any more
 
-from experiments.peers import BATCH, DEGREES, DROPOUT, EPOCH, LEARNING_RATE, SHEAR_DEGREES, SHIFT
+from experiments.peers import BATCH, DEGREES, DEVICE, DROPOUT, EPOCH, LEARNING_RATE, PRECISION, SHEAR_DEGREES, SHIFT
 
 BACKEND = keras.backend.backend()
+QUEUED = ()  # `train_on_batch` and `predict_on_batch` wait
 PACKAGE = {"tensorflow": "tensorflow-cpu", "jax": "jax"}[BACKEND]
 VERSIONS = {"keras": version("keras"), PACKAGE: version(PACKAGE)}
+if DEVICE == "gpu" and BACKEND == "tensorflow":
+    import tensorflow
+
+    if not tensorflow.config.list_physical_devices("GPU"):
+        raise ImportError(name="TensorFlow for a GPU")
+
+
+def network(weights, policy: str) -> keras.Sequential:
+    """The network of 2017 with the given kernels and biases."""
+    model = keras.Sequential(
+        [
+            keras.Input((120, 160, 3)),
+            *(layers.Conv2D(32, 3, activation="relu", dtype=policy), layers.MaxPooling2D(2, dtype=policy)),
+            *(layers.Conv2D(32, 3, activation="relu", dtype=policy) for _ in range(2)),
+            *(layers.MaxPooling2D(2, dtype=policy), layers.Flatten(dtype=policy)),
+            *(layers.Dense(64, activation="relu", dtype=policy), layers.Dropout(DROPOUT, dtype=policy)),
+            layers.Dense(1, dtype="float32"),  # so that the loss is computed in float32, as the guide advises
+        ]
+    )
+    model.set_weights([array for pair in weights for array in pair])
+    return model
 
 
 class Peer:
@@ -22,19 +44,13 @@ class Peer:
 
     def __init__(self, inputs: dict):
         self.images, self.labels = inputs["images"].astype(np.float32) / 255, inputs["labels"].astype(np.float32)
+        if DEVICE == "gpu":  # there they wait for all peers alike
+            self.images, self.labels = map(keras.ops.convert_to_tensor, (self.images, self.labels))
         self.noise = inputs["noise"].astype(np.float32) / 255, inputs["noise_labels"].astype(np.float32)
         self.originals, self.classes = inputs["originals"].astype(np.float32) / 255, inputs["classes"]
         self.large = inputs["large"].astype(np.float32)
-        self.model = keras.Sequential(
-            [
-                keras.Input((120, 160, 3)),
-                *(layers.Conv2D(32, 3, activation="relu"), layers.MaxPooling2D(2)),
-                *(layers.Conv2D(32, 3, activation="relu"), layers.Conv2D(32, 3, activation="relu")),
-                *(layers.MaxPooling2D(2), layers.Flatten()),
-                *(layers.Dense(64, activation="relu"), layers.Dropout(DROPOUT), layers.Dense(1)),
-            ]
-        )
-        self.model.set_weights([array for pair in inputs["weights"] for array in pair])
+        self.exact = network(inputs["weights"], "float32")
+        self.model = network(inputs["weights"], "mixed_bfloat16" if PRECISION == "bfloat16" else "float32")
         self.loss = keras.losses.BinaryCrossentropy(from_logits=True)
         self.model.compile(optimizer=keras.optimizers.Adam(LEARNING_RATE), loss=self.loss)
         self.generator = ImageDataGenerator(
@@ -55,17 +71,18 @@ class Peer:
             import tensorflow as tf
 
             with tf.GradientTape() as tape:
-                value = self.loss(labels[:, None], self.model(images, training=False))
-            found = [np.asarray(a) for a in tape.gradient(value, self.model.trainable_variables)]
+                value = self.loss(labels[:, None], self.exact(images, training=False))
+            found = [np.asarray(a) for a in tape.gradient(value, self.exact.trainable_variables)]
         else:
             import jax
 
             def loss(trainable):
-                rest = self.model.non_trainable_variables
-                logits, _ = self.model.stateless_call(trainable, rest, images, training=False)
+                rest = self.exact.non_trainable_variables
+                logits, _ = self.exact.stateless_call(trainable, rest, images, training=False)
                 return self.loss(labels[:, None], logits)
 
-            value, found = jax.jit(jax.value_and_grad(loss))([v.value for v in self.model.trainable_variables])
+            with jax.default_matmul_precision("float32"):
+                value, found = jax.jit(jax.value_and_grad(loss))([v.value for v in self.exact.trainable_variables])
         return value, list(zip(found[::2], found[1::2]))
 
     def step(self):

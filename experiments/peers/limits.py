@@ -16,6 +16,16 @@ from experiments.peers import BATCH, EPOCH, LARGE, SIZE
 RADIUS = 3  # of the blur, in pixels
 
 
+class Probe(NamedTuple):
+    """What the machine itself is timed with."""
+
+    side: int  # of two square matrices that are multiplied
+    long: int  # numbers of an array, float32, to each of which 1 is added
+
+
+PROBES = {"cpu": Probe(2048, 1 << 26), "gpu": Probe(8192, 1 << 28)}
+
+
 class Work(NamedTuple):
     """What has to be done at any rate, however cleverly."""
 

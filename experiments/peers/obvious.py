@@ -1,5 +1,6 @@
 """JAX as anyone writes it first: the primitives, `grad`, `jit`, Adam. No flags, no order thought about."""
 
+from functools import partial
 from importlib.metadata import version
 
 import jax
@@ -7,9 +8,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from experiments.peers import DROPOUT, LEARNING_RATE
+from experiments.peers import DROPOUT, LEARNING_RATE, PRECISION
 
 VERSIONS = {"jax": version("jax")}
+QUEUED = ("step", "forward")
+DTYPE = jnp.bfloat16 if PRECISION == "bfloat16" else jnp.float32
 
 
 def convolve(images, kernel, bias):
@@ -23,20 +26,21 @@ def pool(images):
     return lax.reduce_window(images, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
 
-def network(weights, images, key=None):
+def network(weights, images, key=None, dtype=DTYPE):
     """Logits, (batch,)."""
-    (k0, b0), (k1, b1), (k2, b2), (k3, b3), (k4, b4) = weights
-    x = pool(convolve(images.astype(jnp.float32) / 255, k0, b0))
+    (k0, b0), (k1, b1), (k2, b2), (k3, b3), (k4, b4) = jax.tree.map(lambda a: a.astype(dtype), weights)
+    x = pool(convolve(images.astype(dtype) / 255, k0, b0))
     x = pool(convolve(convolve(x, k1, b1), k2, b2))
     x = jax.nn.relu(x.reshape(len(x), -1) @ k3 + b3)
     if key is not None:
         x = jnp.where(jax.random.bernoulli(key, 1 - DROPOUT, x.shape), x / (1 - DROPOUT), 0)
-    return (x @ k4 + b4)[:, 0]
+    return (x @ k4 + b4)[:, 0].astype(jnp.float32)
 
 
-def loss(weights, images, labels, key=None):
+def loss(weights, images, labels, key=None, dtype=DTYPE):
     """The mean cross-entropy."""
-    return optax.sigmoid_binary_cross_entropy(network(weights, images, key), labels.astype(jnp.float32)).mean()
+    logits = network(weights, images, key, dtype)
+    return optax.sigmoid_binary_cross_entropy(logits, labels.astype(jnp.float32)).mean()
 
 
 class Peer:
@@ -44,6 +48,7 @@ class Peer:
 
     def __init__(self, inputs: dict):
         self.inputs, self.key = inputs, jax.random.key(1)
+        self.batch = jax.device_put((inputs["images"], inputs["labels"]))
         self.weights = jax.tree.map(jnp.asarray, inputs["weights"])
         adam = optax.adam(LEARNING_RATE)
         self.state = self.weights, adam.init(self.weights)
@@ -60,13 +65,18 @@ class Peer:
     def loss_and_gradients(self):
         """See `experiments/peers/__init__.py`."""
         images, labels = self.inputs["noise"], self.inputs["noise_labels"]
-        return jax.jit(jax.value_and_grad(loss))(self.weights, images, labels)
+        with jax.default_matmul_precision("float32"):
+            exact = jax.jit(partial(jax.value_and_grad(loss), dtype=jnp.float32))
+            return exact(self.weights, images, labels)
 
-    def step(self):
+    def step(self, times: int):
         """See `experiments/peers/__init__.py`."""
-        self.state, value = self.train_step(self.state, self.inputs["images"], self.inputs["labels"], self.key)
+        for _ in range(times):
+            self.state, value = self.train_step(self.state, *self.batch, self.key)
         jax.block_until_ready((self.state, value))
 
-    def forward(self):
+    def forward(self, times: int):
         """See `experiments/peers/__init__.py`."""
-        self.logits(self.weights, self.inputs["images"]).block_until_ready()
+        for _ in range(times):
+            logits = self.logits(self.weights, self.batch[0])
+        logits.block_until_ready()

@@ -8,19 +8,35 @@ import cnn  # noqa: F401 (first: it sets XLA's flags)
 # isort: split
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 from cnn import models, training
 from cnn.appearance import random_blur
 from cnn.augment import compiled, compose
+from cnn.devices import on_device
 from cnn.geometry import random_affine, random_flip_horizontal, random_flip_vertical
 from cnn.loss import cross_entropy
 from cnn.stains import as_light
 from cnn.step import initial_state, make_step, parts_of
-from experiments.peers import BATCH, DEGREES, DROPOUT, EPOCH, LEARNING_RATE, SHEAR_DEGREES, SHIFT, SIZE
+from experiments.peers import (
+    BATCH,
+    DEGREES,
+    DEVICE,
+    DROPOUT,
+    EPOCH,
+    LEARNING_RATE,
+    PRECISION,
+    SHEAR_DEGREES,
+    SHIFT,
+    SIZE,
+    limits,
+)
 
 VERSIONS = {"jax": version("jax")}
+QUEUED = ("step", "forward", "move", "move_and_blur", "matmul", "copy")
+DTYPE = jnp.bfloat16 if PRECISION == "bfloat16" else jnp.float32
 MOVES = [
     random_flip_horizontal,
     random_flip_vertical,
@@ -54,14 +70,17 @@ class Peer:
         self.network = network_of(inputs["weights"])
         self.graph, self.parameters = nnx.split(self.network)
         optimizer = optax.adam(LEARNING_RATE)
-        self.train_step = make_step(self.graph, optimizer, compose())
+        self.train_step = make_step(self.graph, optimizer, compose(), DTYPE)
         self.state = initial_state(self.network, optimizer)
         self.batch = inputs["images"], inputs["labels"], jnp.ones(BATCH)
+        self.whole = on_device(*self.batch[:2], None, always=False)  # as `training.train` asks
         self.logits = training.make_predictor(self.graph, BATCH).compiled
         self.augment = {name: compiled(way) for name, way in (("move", MOVE), ("blur", compose(*MOVES, BLUR)))}
-        self.large = inputs["large"]
+        self.images, self.large = inputs["images"], inputs["large"]
+        if DEVICE == "gpu":
+            self.images, self.large = jax.device_put((self.images, self.large))
         self.optimizer = optimizer
-        self.epoch_step = make_step(self.graph, optimizer, MOVE)
+        self.epoch_step = make_step(self.graph, optimizer, MOVE, DTYPE)
 
     def loss_and_gradients(self):
         """See `experiments/peers/__init__.py`."""
@@ -71,26 +90,38 @@ class Peer:
             network = nnx.merge(self.graph, parameters)
             return cross_entropy(network(as_light(images), parts=parts_of(images)), labels).mean()
 
-        value, gradients = jax.value_and_grad(loss)(self.parameters, self.inputs["noise"], self.inputs["noise_labels"])
+        with jax.default_matmul_precision("float32"):
+            noise = self.inputs["noise"], self.inputs["noise_labels"]
+            value, gradients = jax.value_and_grad(loss)(self.parameters, *noise)
         found = parameters_of(nnx.merge(self.graph, gradients))
         return value, [(kernel[...], bias[...]) for kernel, bias in found]
 
-    def step(self):
+    def step(self, times: int):
         """See `experiments/peers/__init__.py`."""
-        self.state, sums = self.train_step(self.state, self.key, *self.batch)
+        if self.whole is None:
+            for _ in range(times):
+                self.state, sums = self.train_step(self.state, self.key, *self.batch)
+        else:
+            a_call = training.share_steps(times)
+            chosen = np.tile(np.arange(BATCH, dtype=np.int32), (a_call, 1))
+            for done in range(0, times, a_call):
+                weights = np.ones_like(chosen, np.float32)
+                self.state, sums = self.train_step.many(self.state, self.key, done, *self.whole, chosen, weights)
         jax.block_until_ready((self.state, sums))
 
-    def forward(self):
+    def forward(self, times: int):
         """See `experiments/peers/__init__.py`."""
-        self.logits(self.parameters, self.inputs["images"]).block_until_ready()
+        jax.block_until_ready([self.logits(self.parameters, self.images) for _ in range(times)])
 
-    def move(self):
+    def move(self, times: int, name: str = "move"):
         """See `experiments/peers/__init__.py`."""
-        self.augment["move"](self.key, self.large).block_until_ready()
+        for _ in range(times):
+            images = self.augment[name](self.key, self.large)
+        images.block_until_ready()
 
-    def move_and_blur(self):
+    def move_and_blur(self, times: int):
         """See `experiments/peers/__init__.py`."""
-        self.augment["blur"](self.key, self.large).block_until_ready()
+        self.move(times, "blur")
 
     def epoch(self):
         """See `experiments/peers/__init__.py`."""
@@ -108,14 +139,17 @@ class Peer:
         ):
             pass
 
-    def matmul(self):
-        """A product of two 2048 x 2048 matrices: the machine's own rate."""
+    def matmul(self, times: int):
+        """Products of two large square matrices: the machine's own rate."""
         if not hasattr(self, "square"):
-            self.square, self.product = jnp.ones((2048, 2048)), jax.jit(lambda a: a @ a)
-        self.product(self.square).block_until_ready()
+            side = limits.PROBES[DEVICE].side
+            self.square, self.product = jax.random.normal(self.key, (side, side), DTYPE), jax.jit(lambda a: a @ a)
+        jax.block_until_ready([self.product(self.square) for _ in range(times)])
 
-    def copy(self):
-        """Reads 256 MB and writes as many: the machine's own bandwidth."""
+    def copy(self, times: int):
+        """Reads and writes a long array: the machine's own bandwidth."""
         if not hasattr(self, "long"):
-            self.long, self.add = jnp.ones(1 << 26), jax.jit(lambda a: a + 1, donate_argnums=0)
-        self.long = self.add(self.long).block_until_ready()
+            self.long, self.add = jnp.ones(limits.PROBES[DEVICE].long), jax.jit(lambda a: a + 1, donate_argnums=0)
+        for _ in range(times):
+            self.long = self.add(self.long)
+        self.long.block_until_ready()

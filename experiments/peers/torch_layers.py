@@ -1,4 +1,4 @@
-"""PyTorch, channels last; compiled if PEER_COMPILED is set; a DataLoader with albumentations for the whole job."""
+"""PyTorch, channels last, compiled in the mode PEER_COMPILED if set; for the whole job a DataLoader, albumentations."""
 
 import os
 from importlib.metadata import version
@@ -7,10 +7,26 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.peers import BATCH, DROPOUT, EPOCH, LEARNING_RATE, moves
+from experiments.peers import BATCH, DEVICE, DROPOUT, EPOCH, LEARNING_RATE, PRECISION, moves
 
 VERSIONS = {"torch": version("torch")}
-COMPILED = bool(os.environ.get("PEER_COMPILED"))
+QUEUED = ("step", "forward")
+MODE = os.environ.get("PEER_COMPILED")
+PLACE = torch.device("cuda" if DEVICE == "gpu" else "cpu")
+if DEVICE == "gpu" and not torch.cuda.is_available():
+    raise ImportError(name="PyTorch for a GPU")
+torch.backends.cudnn.benchmark = True  # tries several ways for each convolution; no use on a processor
+
+
+def wait() -> None:
+    """Until a GPU has done what it was told."""
+    if DEVICE == "gpu":
+        torch.cuda.synchronize()
+
+
+def allow_tf32(yes: bool) -> None:
+    """Whether a GPU may multiply float32 with 11 bits."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = yes
 
 
 def in_our_layout(array: np.ndarray) -> np.ndarray:
@@ -57,57 +73,70 @@ class Peer:
             *(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
             *(nn.Linear(31968, 64), nn.ReLU(), nn.Dropout(DROPOUT), nn.Linear(64, 1)),
-        ).to(memory_format=torch.channels_last)
+        ).to(PLACE, memory_format=torch.channels_last)
         with torch.no_grad():
             flat = [array for pair in inputs["weights"] for array in pair]
             for parameter, array in zip(self.network.parameters(), flat):
                 parameter.copy_(torch.from_numpy(np.ascontiguousarray(in_their_layout(array))))
         self.images = self.light(torch.from_numpy(inputs["images"]).permute(0, 3, 1, 2))
-        self.labels = torch.from_numpy(inputs["labels"]).float()
-        self.adam = torch.optim.Adam(self.network.parameters(), LEARNING_RATE)
-        self.run = torch.compile(self.network) if COMPILED else self.network
+        self.labels = torch.from_numpy(inputs["labels"]).float().to(PLACE)
+        self.adam = torch.optim.Adam(self.network.parameters(), LEARNING_RATE, fused=DEVICE == "gpu")
+        self.run = torch.compile(self.network, mode=MODE) if MODE else self.network
+        self.loader = None
+        allow_tf32(PRECISION != "float32")
 
     @staticmethod
     def light(images: torch.Tensor) -> torch.Tensor:
         """uint8 to float32 from 0 to 1, channels last."""
-        return (images.float() / 255).contiguous(memory_format=torch.channels_last)
+        return (images.to(PLACE, non_blocking=True).float() / 255).contiguous(memory_format=torch.channels_last)
 
-    def loss(self, images, labels):
-        """The mean cross-entropy."""
-        return nn.functional.binary_cross_entropy_with_logits(self.run(images)[:, 0], labels)
+    def logits(self, images):
+        """In the precision that is timed."""
+        with torch.autocast(PLACE.type, torch.bfloat16, enabled=PRECISION == "bfloat16"):
+            return self.run(images)[:, 0]
 
     def loss_and_gradients(self):
         """See `experiments/peers/__init__.py`."""
         self.network.eval()
         self.adam.zero_grad()
         noise = self.light(torch.from_numpy(self.inputs["noise"]).permute(0, 3, 1, 2))
-        value = self.loss(noise, torch.from_numpy(self.inputs["noise_labels"]).float())
+        allow_tf32(False)
+        labels = torch.from_numpy(self.inputs["noise_labels"]).float().to(PLACE)
+        value = nn.functional.binary_cross_entropy_with_logits(self.run(noise)[:, 0], labels)
         value.backward()
-        found = [in_our_layout(p.grad.numpy()) for p in self.network.parameters()]
+        allow_tf32(PRECISION != "float32")
+        found = [in_our_layout(p.grad.cpu().numpy()) for p in self.network.parameters()]
         self.network.train()
         return value.item(), list(zip(found[::2], found[1::2]))
 
     def learn(self, images, labels):
         """One step of Adam."""
         self.adam.zero_grad()
-        self.loss(images, labels).backward()
+        nn.functional.binary_cross_entropy_with_logits(self.logits(images).float(), labels).backward()
         self.adam.step()
 
-    def step(self):
+    def step(self, times: int):
         """See `experiments/peers/__init__.py`."""
         self.network.train()
-        self.learn(self.images, self.labels)
+        for _ in range(times):
+            self.learn(self.images, self.labels)
+        wait()
 
-    def forward(self):
+    def forward(self, times: int):
         """See `experiments/peers/__init__.py`."""
         self.network.eval()
         with torch.inference_mode():
-            self.run(self.images)
+            for _ in range(times):
+                self.logits(self.images)
+        wait()
 
     def epoch(self):
         """See `experiments/peers/__init__.py`."""
         self.network.train()
-        data = Augmented(self.inputs["originals"], self.inputs["classes"])
-        loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, num_workers=os.cpu_count())
-        for images, labels in loader:
-            self.learn(self.light(images), labels.float())
+        if self.loader is None:  # its processes are started once, and stay for all epochs
+            data = Augmented(self.inputs["originals"], self.inputs["classes"])
+            options = {"num_workers": os.cpu_count(), "persistent_workers": True, "pin_memory": DEVICE == "gpu"}
+            self.loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, **options)
+        for images, labels in self.loader:
+            self.learn(self.light(images), labels.to(PLACE, non_blocking=True).float())
+        wait()

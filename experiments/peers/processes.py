@@ -1,0 +1,100 @@
+"""The peers of `experiments/benchmark.py`: which there are, and how each is started, asked and ended."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from cnn.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Entry(NamedTuple):
+    """One of those that are timed."""
+
+    module: str  # in experiments/peers
+    work: tuple[str, ...]  # that it can do
+    environment: dict[str, str] = {}  # noqa: RUF012 (never changed)
+    on_gpu: tuple[str, ...] = ()  # what it does on a GPU beside that
+
+
+PEERS = {
+    "cnn": Entry("ours", ("step", "forward", "move", "move_and_blur", "epoch")),
+    "JAX, the first way": Entry("obvious", ("step", "forward")),
+    "Flax layers": Entry("flax_layers", ("step", "forward")),
+    "Keras on TensorFlow": Entry("keras_layers", ("step", "forward", "move", "epoch"), {"KERAS_BACKEND": "tensorflow"}),
+    "Keras on JAX": Entry("keras_layers", ("step", "forward"), {"KERAS_BACKEND": "jax"}, ("move", "epoch")),
+    "PyTorch": Entry("torch_layers", ("step", "forward", "epoch")),
+    "PyTorch, compiled": Entry("torch_layers", ("step", "forward"), {"PEER_COMPILED": "default"}),
+    "PyTorch, CUDA graphs": Entry("torch_layers", (), {"PEER_COMPILED": "reduce-overhead"}, ("step", "forward")),
+    "PyTorch, affine grid": Entry("grids", ("move",)),
+    "albumentations": Entry("augmenters", ("move", "move_and_blur")),
+}
+
+
+def does(name: str, kind: str) -> tuple[str, ...]:
+    """The work that a peer can do on a processor or a GPU; none: it has no part in this run."""
+    return PEERS[name].work + (PEERS[name].on_gpu if kind == "gpu" else ())
+
+
+class Peer:
+    """A peer in a process of its own, that is asked and answers."""
+
+    def __init__(self, entry: Entry, path: Path, kind: str, precision: str = "float32"):
+        mine = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # cnn sets its own again
+        mine |= entry.environment | {"PEER_DEVICE": kind, "PEER_PRECISION": precision}
+        mine |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if kind == "cpu" else {}
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the peer has ended)
+        command = [sys.executable, "-m", "experiments.peers.serve", entry.module, str(path)]
+        self.process = subprocess.Popen(
+            command, env=mine, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
+        )
+
+    def answer(self) -> dict:
+        """Waits for the next answer; raises UserError with its last words if the peer has ended."""
+        line = self.process.stdout.readline()
+        if not line:
+            self.errors.seek(0)
+            last = (self.errors.read().strip().splitlines() or ["nothing"])[-1]
+            raise UserError(f"the peer {self.process.args[-2]} ended; it said: {last}")
+        return json.loads(line)
+
+    def send(self, **request) -> None:
+        """Sends one request; `answer` waits for what comes back."""
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+
+    def ask(self, **request) -> dict:
+        """Sends one request, and waits for its answer."""
+        self.send(**request)
+        return self.answer()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.communicate()
+        self.errors.close()
+
+
+def start(
+    started: dict[str, Peer], names: tuple[str, ...], path: Path, kind: str, precision: str, console: "Console"
+) -> dict[str, str]:
+    """Puts every peer that is installed into `started`, and tells which are not; returns their libraries' versions."""
+    chosen = [name for name in PEERS if does(name, kind) and name in ("cnn", *names)]
+    started.update((name, Peer(PEERS[name], path, kind, precision)) for name in chosen)
+    versions = {}
+    for name, peer in list(started.items()):
+        answer = peer.answer()
+        if "absent" in answer:
+            advice = "" if "GPU" in answer["absent"] else " (pip install -e '.[bench]')"
+            text = f"left out: {name}, since {answer['absent']} is not installed{advice}"
+            console.print(text, highlight=False, soft_wrap=True)
+            started.pop(name).close()
+        else:
+            versions |= answer["versions"]
+    return versions
