@@ -13,6 +13,7 @@ takes it 1.13 ms in float32, and this file's program 0.07. They are written in P
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,21 @@ from jax.experimental.pallas import triton
 
 from cnn.windows import Sides
 
+
+class Tile(NamedTuple):
+    """What a program takes at a time, and how it multiplies."""
+
+    places: int
+    weights: int
+    stages: int  # how many tiles' loads are on their way at a time
+    precision: lax.Precision | lax.DotAlgorithmPreset
+
+
+_ALL, _SOME, _THREE = lax.Precision.HIGHEST, lax.Precision.DEFAULT, lax.DotAlgorithmPreset.TF32_TF32_F32_X3
+FORWARD = {True: Tile(64, 32, 3, _ALL), False: Tile(128, 32, 3, _SOME)}  # by whether all bits count
+GRADIENT = {True: Tile(32, 64, 3, _ALL), False: Tile(64, 64, 1, _SOME)}
 PROGRAMS = 1056  # that sum a kernel gradient: 8 for each of the 132 processors of an H100
-_FEW = 16  # channels below which the programs here are faster in every precision
+_FEW, _FEW_FOR_GRADIENT = 16, 16  # channels below which the programs here are faster in every precision
 
 
 def is_exact(dtype: jnp.dtype) -> bool:
@@ -48,8 +62,8 @@ def _run(program, grid: tuple[int, ...], size: int, dtype: jnp.dtype, stages: in
     return call(*(operand.ravel() for operand in operands))
 
 
-def _multiply(a: jax.Array, b: jax.Array, exact: bool) -> jax.Array:
-    precision = lax.Precision.HIGHEST if exact else lax.Precision.DEFAULT
+def _multiply(a: jax.Array, b: jax.Array, precision) -> jax.Array:
+    precision = _ALL if jax.default_backend() == "cpu" else precision
     return lax.dot(a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
@@ -81,8 +95,9 @@ def convolve(images: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> j
     """
     (batch, height, width, channels), (*window, _, kernels) = images.shape, kernel.shape
     out = (height - window[0]) // stride[0] + 1, (width - window[1]) // stride[1] + 1
-    weights, places, exact = window[0] * window[1] * channels, batch * out[0] * out[1], is_exact(images.dtype)
-    tall, deep, wide = 64 if exact else 128, 32, _power_of_two(kernels, 64)  # of a tile: places, weights, out_channels
+    weights, places = window[0] * window[1] * channels, batch * out[0] * out[1]
+    tall, deep, stages, precision = FORWARD[is_exact(images.dtype)]
+    wide = _power_of_two(kernels, 64)  # of a tile: places, weights, out_channels
 
     def program(images, kernel, result):
         place = pl.program_id(0) * tall + jnp.arange(tall)
@@ -93,14 +108,14 @@ def convolve(images: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> j
             patches = _patches(images, place, weight, (batch, height, width, channels), window, stride, out)
             inside = (weight < weights)[:, None] & (o < kernels)
             columns = triton.load(kernel.at[weight[:, None] * kernels + o], mask=inside, other=0)
-            return total + _multiply(patches, columns, exact)
+            return total + _multiply(patches, columns, precision)
 
         total = lax.fori_loop(0, pl.cdiv(weights, deep), add, jnp.zeros((tall, wide), jnp.float32))
         inside = (place < places)[:, None] & (o < kernels)
         triton.store(result.at[place[:, None] * kernels + o], total.astype(result.dtype), mask=inside)
 
     grid = pl.cdiv(places, tall), pl.cdiv(kernels, wide)
-    return _run(program, grid, places * kernels, images.dtype, 3, images, kernel).reshape(batch, *out, kernels)
+    return _run(program, grid, places * kernels, images.dtype, stages, images, kernel).reshape(batch, *out, kernels)
 
 
 def kernel_gradient(
@@ -115,8 +130,9 @@ def kernel_gradient(
         stride: (vertical, horizontal) pixels from place to place.
     """
     (batch, height, width, channels), (_, *out, kernels) = images.shape, upstream.shape
-    weights, places, exact = window[0] * window[1] * channels, batch * out[0] * out[1], is_exact(images.dtype)
-    tall, deep, wide = 32 if exact else 64, _power_of_two(weights, 64), _power_of_two(kernels, 64)
+    weights, places = window[0] * window[1] * channels, batch * out[0] * out[1]
+    tall, deep, stages, precision = GRADIENT[is_exact(images.dtype)]
+    deep, wide = _power_of_two(weights, deep), _power_of_two(kernels, 64)
     across = pl.cdiv(weights, deep) * pl.cdiv(kernels, wide)
     steps = pl.cdiv(pl.cdiv(places, tall), max(1, PROGRAMS // across))  # of each program
     parts = pl.cdiv(pl.cdiv(places, tall), steps)
@@ -131,15 +147,13 @@ def kernel_gradient(
             patches = _patches(images, place, weight, (batch, height, width, channels), window, stride, out)
             inside = (place < places)[:, None] & (o < kernels)
             columns = triton.load(upstream.at[place[:, None] * kernels + o], mask=inside, other=0)
-            return total + _multiply(patches.T, columns, exact)
+            return total + _multiply(patches.T, columns, precision)
 
         total = lax.fori_loop(0, steps, add, jnp.zeros((deep, wide), jnp.float32))
         inside = (weight < weights)[:, None] & (o < kernels)
         triton.store(result.at[(part * weights + weight)[:, None] * kernels + o], total, mask=inside)
 
     grid = parts, pl.cdiv(weights, deep), pl.cdiv(kernels, wide)
-    # Loads of float32 that wait for one another (one stage) are of 16 bytes; ahead of need they would be of 4.
-    stages = 3 if exact or images.dtype == jnp.bfloat16 else 1
     sums = _run(program, grid, parts * weights * kernels, jnp.float32, stages, images, upstream)
     return sums.reshape(parts, *window, channels, kernels).sum(0)
 
@@ -163,10 +177,10 @@ def available() -> bool:
     return True
 
 
-def pays(images: jax.Array) -> bool:
+def pays(images: jax.Array, few: int = _FEW) -> bool:
     """Whether the programs here are the faster way for a convolution of these images."""
     kinds = images.dtype in (jnp.float32, jnp.bfloat16)
-    return kinds and images.size < 2**31 and (is_exact(images.dtype) or images.shape[3] < _FEW) and available()
+    return kinds and images.size < 2**31 and (is_exact(images.dtype) or images.shape[3] < few) and available()
 
 
 def _by_library(images: jax.Array, kernel: jax.Array, stride, sides: Sides) -> jax.Array:
@@ -200,7 +214,7 @@ def _backward(stride, sides, saved, upstream):
         ]
         spread = lax.pad(upstream, zero, [(0, 0, 0), *edges, (0, 0, 0)])
         d_images = convolve(spread, kernel[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1))
-    if pays(images):
+    if pays(images, _FEW_FOR_GRADIENT):
         padded = lax.pad(images, zero, [(0, 0, 0), *((*side, 0) for side in sides), (0, 0, 0)])
         d_kernel = kernel_gradient(padded, upstream, kernel.shape[:2], stride).astype(kernel.dtype)
     return d_images, d_kernel

@@ -18,6 +18,8 @@ from cnn.augment import Augmentation, compiled
 from cnn.loss import cross_entropy, probabilities
 from cnn.network import Network
 
+SMALL = 1 << 16  # numbers
+
 
 class State(NamedTuple):
     """All that a step replaces: what the network holds, and what Adam remembers of the gradients."""
@@ -98,7 +100,11 @@ def make_step(
         )
         # A gradient that is infinite or no number ruins the weights, though the loss that it belongs to may be sound.
         total, correct = sums
-        sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients)]).all()
+        # The small ones are looked at together, since on a GPU each look is a program of its own.
+        leaves = jax.tree.leaves(gradients)
+        small = jnp.concatenate([jnp.zeros(0), *(leaf.ravel() for leaf in leaves if leaf.size < SMALL)])
+        large = [leaf for leaf in leaves if leaf.size >= SMALL]
+        sound = jnp.stack([jnp.isfinite(leaf).all() for leaf in (small, *large)]).all()
         sums = jnp.where(sound, total, jnp.nan), correct
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, learned)
         parameters = nnx.merge_state(optax.apply_updates(learned, updates), statistics)
