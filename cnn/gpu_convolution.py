@@ -1,19 +1,28 @@
 """The convolution as a GPU computes it: many small programs at once, each of which makes one tile of the result.
 
-A program takes some tens of places and the kernel as a matrix, one row a weight and one column an output channel. It
+A program takes some tens of places, and the kernel as a matrix, one row a weight and one column an output channel. It
 gathers what the weights see at its places, a matrix with one row a place, and multiplies the two: the product of
 `convolution.convolve_im2col`, but no patch is ever written to memory. The gradient by the kernel is the transposed
 product, patches.T @ upstream, summed over all places; each program sums over some of them, and the sums are added up
 in a fixed order, so that the same seed gives the same bits.
 
-NVIDIA's library, which XLA calls, has fast programs for tf32 and many channels. For exact float32 and for images of
-few channels it has not: the kernel gradient of the first convolution of the network of 2017 (32 images, an H100)
-takes it 1.13 ms in float32, and this file's program 0.07. They are written in Pallas, jax's language for such programs
-(https://docs.jax.dev/en/latest/pallas/), and on a processor they are interpreted, slowly, which is for tests.
+NVIDIA's library, which XLA calls, is made for many channels and for products of 11 bits (tf32). Microseconds on an
+H100, for the first two convolutions of the network of 2017 (32 images; 3 to 32 channels, 32 to 32):
+
+                                  first, library   here   second, library   here
+    float32     convolution                   99     61               133    102
+                kernel gradient            1,140     65               432    107
+    tf32        convolution                   57     38                37     34
+                kernel gradient              156     50               130     60
+
+A step of its training went from 3.02 to 1.04 ms in float32, and from 0.99 to 0.67 in tf32. The library's gradient of
+the second, in float32, is off by 2e-5 of its norm, since it goes by way of Fourier transforms; that of here by 5e-7.
+
+The programs are written in Pallas, jax's language for them (https://docs.jax.dev/en/latest/pallas/), and become machine
+code through Triton. On a processor they are interpreted, slowly, which is for tests.
 """
 
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,21 +32,7 @@ from jax.experimental.pallas import triton
 
 from cnn.windows import Sides
 
-
-class Tile(NamedTuple):
-    """What a program takes at a time, and how it multiplies."""
-
-    places: int
-    weights: int
-    stages: int  # how many tiles' loads are on their way at a time
-    precision: lax.Precision | lax.DotAlgorithmPreset
-
-
-_ALL, _SOME, _THREE = lax.Precision.HIGHEST, lax.Precision.DEFAULT, lax.DotAlgorithmPreset.TF32_TF32_F32_X3
-FORWARD = {True: Tile(64, 32, 3, _ALL), False: Tile(128, 32, 3, _SOME)}  # by whether all bits count
-GRADIENT = {True: Tile(32, 64, 3, _ALL), False: Tile(64, 64, 1, _SOME)}
 PROGRAMS = 1056  # that sum a kernel gradient: 8 for each of the 132 processors of an H100
-_FEW, _FEW_FOR_GRADIENT = 16, 16  # channels below which the programs here are faster in every precision
 
 
 def is_exact(dtype: jnp.dtype) -> bool:
@@ -62,8 +57,8 @@ def _run(program, grid: tuple[int, ...], size: int, dtype: jnp.dtype, stages: in
     return call(*(operand.ravel() for operand in operands))
 
 
-def _multiply(a: jax.Array, b: jax.Array, precision) -> jax.Array:
-    precision = _ALL if jax.default_backend() == "cpu" else precision
+def _multiply(a: jax.Array, b: jax.Array, exact: bool) -> jax.Array:
+    precision = lax.Precision.HIGHEST if exact else lax.Precision.DEFAULT
     return lax.dot(a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
@@ -95,9 +90,8 @@ def convolve(images: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> j
     """
     (batch, height, width, channels), (*window, _, kernels) = images.shape, kernel.shape
     out = (height - window[0]) // stride[0] + 1, (width - window[1]) // stride[1] + 1
-    weights, places = window[0] * window[1] * channels, batch * out[0] * out[1]
-    tall, deep, stages, precision = FORWARD[is_exact(images.dtype)]
-    wide = _power_of_two(kernels, 64)  # of a tile: places, weights, out_channels
+    weights, places, exact = window[0] * window[1] * channels, batch * out[0] * out[1], is_exact(images.dtype)
+    tall, deep, wide = 64 if exact else 128, 32, _power_of_two(kernels, 64)  # of a tile: places, weights, out_channels
 
     def program(images, kernel, result):
         place = pl.program_id(0) * tall + jnp.arange(tall)
@@ -108,14 +102,14 @@ def convolve(images: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> j
             patches = _patches(images, place, weight, (batch, height, width, channels), window, stride, out)
             inside = (weight < weights)[:, None] & (o < kernels)
             columns = triton.load(kernel.at[weight[:, None] * kernels + o], mask=inside, other=0)
-            return total + _multiply(patches, columns, precision)
+            return total + _multiply(patches, columns, exact)
 
         total = lax.fori_loop(0, pl.cdiv(weights, deep), add, jnp.zeros((tall, wide), jnp.float32))
         inside = (place < places)[:, None] & (o < kernels)
         triton.store(result.at[place[:, None] * kernels + o], total.astype(result.dtype), mask=inside)
 
     grid = pl.cdiv(places, tall), pl.cdiv(kernels, wide)
-    return _run(program, grid, places * kernels, images.dtype, stages, images, kernel).reshape(batch, *out, kernels)
+    return _run(program, grid, places * kernels, images.dtype, 3, images, kernel).reshape(batch, *out, kernels)
 
 
 def kernel_gradient(
@@ -130,9 +124,8 @@ def kernel_gradient(
         stride: (vertical, horizontal) pixels from place to place.
     """
     (batch, height, width, channels), (_, *out, kernels) = images.shape, upstream.shape
-    weights, places = window[0] * window[1] * channels, batch * out[0] * out[1]
-    tall, deep, stages, precision = GRADIENT[is_exact(images.dtype)]
-    deep, wide = _power_of_two(weights, deep), _power_of_two(kernels, 64)
+    weights, places, exact = window[0] * window[1] * channels, batch * out[0] * out[1], is_exact(images.dtype)
+    tall, deep, wide = 64, _power_of_two(weights, 64), _power_of_two(kernels, 64)
     across = pl.cdiv(weights, deep) * pl.cdiv(kernels, wide)
     steps = pl.cdiv(pl.cdiv(places, tall), max(1, PROGRAMS // across))  # of each program
     parts = pl.cdiv(pl.cdiv(places, tall), steps)
@@ -147,14 +140,15 @@ def kernel_gradient(
             patches = _patches(images, place, weight, (batch, height, width, channels), window, stride, out)
             inside = (place < places)[:, None] & (o < kernels)
             columns = triton.load(upstream.at[place[:, None] * kernels + o], mask=inside, other=0)
-            return total + _multiply(patches.T, columns, precision)
+            return total + _multiply(patches.T, columns, exact)
 
         total = lax.fori_loop(0, steps, add, jnp.zeros((deep, wide), jnp.float32))
         inside = (weight < weights)[:, None] & (o < kernels)
         triton.store(result.at[(part * weights + weight)[:, None] * kernels + o], total, mask=inside)
 
     grid = parts, pl.cdiv(weights, deep), pl.cdiv(kernels, wide)
-    sums = _run(program, grid, parts * weights * kernels, jnp.float32, stages, images, upstream)
+    # One tile's loads at a time: of several on their way, Triton would turn each over number by number, not in fours.
+    sums = _run(program, grid, parts * weights * kernels, jnp.float32, 1, images, upstream)
     return sums.reshape(parts, *window, channels, kernels).sum(0)
 
 
@@ -177,8 +171,9 @@ def available() -> bool:
     return True
 
 
-def pays(images: jax.Array, few: int = _FEW) -> bool:
-    """Whether the programs here are the faster way for a convolution of these images."""
+def pays(images: jax.Array, *, for_gradient: bool = False) -> bool:
+    """Whether the programs here are the faster way for a convolution of these images, or for its kernel gradient."""
+    few = 64 if for_gradient and images.dtype == jnp.float32 else 16
     kinds = images.dtype in (jnp.float32, jnp.bfloat16)
     return kinds and images.size < 2**31 and (is_exact(images.dtype) or images.shape[3] < few) and available()
 
@@ -214,7 +209,7 @@ def _backward(stride, sides, saved, upstream):
         ]
         spread = lax.pad(upstream, zero, [(0, 0, 0), *edges, (0, 0, 0)])
         d_images = convolve(spread, kernel[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1))
-    if pays(images, _FEW_FOR_GRADIENT):
+    if pays(images, for_gradient=True):
         padded = lax.pad(images, zero, [(0, 0, 0), *((*side, 0) for side in sides), (0, 0, 0)])
         d_kernel = kernel_gradient(padded, upstream, kernel.shape[:2], stride).astype(kernel.dtype)
     return d_images, d_kernel

@@ -36,10 +36,20 @@ class Sums(NamedTuple):
     images: int
 
 
+@jax.jit
+def copied(parameters: nnx.State) -> nnx.State:
+    """A copy of all arrays, that no later step donates."""
+    return jax.tree.map(jnp.copy, parameters)
+
+
 def initial_state(network: Network, optimizer: optax.GradientTransformation) -> State:
     """The state before the first step, whose arrays the step donates: a copy of what the network holds, and zeros."""
-    parameters = jax.tree.map(jnp.copy, nnx.state(network))
-    return State(parameters, jax.jit(optimizer.init)(nnx.filter_state(parameters, nnx.Param)))
+    return _first_state(nnx.state(network), optimizer)
+
+
+@partial(jax.jit, static_argnums=1)
+def _first_state(parameters: nnx.State, optimizer: optax.GradientTransformation) -> State:
+    return State(jax.tree.map(jnp.copy, parameters), optimizer.init(nnx.filter_state(parameters, nnx.Param)))
 
 
 def parts_of(images: jax.Array) -> int:

@@ -21,7 +21,7 @@ from cnn.errors import UserError
 from cnn.loss import cross_entropy, probabilities
 from cnn.network import Network
 from cnn.stains import as_light
-from cnn.step import State, Sums, initial_state, make_step
+from cnn.step import State, Sums, copied, initial_state, make_step
 from cnn.store import Chosen
 from cnn.unsound import first_unsound
 
@@ -184,7 +184,7 @@ def train(
                 state, (losses, corrects) = step.many(state, steps_key, done, *whole, chosen, weights[these])
             else:
                 key, shown = jax.random.fold_in(steps_key, done), feed(members[indices[i]], weights[i])
-                before = jax.tree.map(jnp.copy, state.parameters) if debug_nans else None
+                before = copied(state.parameters) if debug_nans else None
                 state, (loss, correct) = step(state, key, *shown)
                 losses, corrects = [loss], [correct]
                 if debug_nans and not np.isfinite(float(loss)):
@@ -207,7 +207,7 @@ def train(
         judged = (np.nan, np.nan)
         if validation is not None:
             judged = judge_logits(predict(state.parameters, validation[0]), validation[1])
-        kept = jax.tree.map(jnp.copy, state.parameters)
+        kept = copied(state.parameters)
         yield Epoch(number, loss, accuracy, *judged, time.perf_counter() - started, kept, Point(done, state, []))
 
 

@@ -36,7 +36,7 @@ def exact():
 @pytest.fixture
 def everything_pays(monkeypatch):
     """Has the programs used here, where a processor would not."""
-    monkeypatch.setattr(gpu_convolution, "pays", lambda images, few=0: True)
+    monkeypatch.setattr(gpu_convolution, "pays", lambda images, for_gradient=False: True)
 
 
 def float32(*arrays) -> list[jax.Array]:
@@ -121,6 +121,14 @@ def test_the_programs_pay_where_all_bits_count_and_where_channels_are_few(
         assert pays(jnp.zeros((1, 4, 4, channels), dtype)) == expected
     monkeypatch.setattr(gpu_convolution, "available", lambda: False)
     assert not pays(jnp.zeros((1, 4, 4, channels), dtype))
+
+
+def test_the_kernel_gradient_in_tf32_pays_with_more_channels_too(monkeypatch):
+    monkeypatch.setattr(gpu_convolution, "available", lambda: True)
+    with jax.default_matmul_precision("tensorfloat32"):
+        images = {channels: jnp.zeros((1, 4, 4, channels)) for channels in (32, 64)}
+        assert [pays(one, for_gradient=True) for one in images.values()] == [True, False]
+        assert not pays(images[32].astype(jnp.bfloat16), for_gradient=True)
 
 
 def test_a_device_that_cannot_run_them_leaves_the_convolution_to_its_library(monkeypatch):
