@@ -19,7 +19,8 @@ A step of its training went from 3.02 to 1.04 ms in float32, and from 0.99 to 0.
 the second, in float32, is off by 2e-5 of its norm, since it goes by way of Fourier transforms; that of here by 5e-7.
 
 The programs are written in Pallas, jax's language for them (https://docs.jax.dev/en/latest/pallas/), and become machine
-code through Triton. On a processor they are interpreted, slowly, which is for tests.
+code through Triton (which jax 0.11 announces to give up one day: then the library does all, see `available`). On a
+processor they are interpreted, slowly, which is for tests.
 """
 
 import functools

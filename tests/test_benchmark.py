@@ -10,7 +10,7 @@ import pytest
 
 from cnn.errors import UserError
 from experiments import benchmark, cost
-from experiments.peers import limits
+from experiments.peers import limits, serve
 
 
 def test_the_operations_of_the_network_of_2017_by_hand():
@@ -96,6 +96,28 @@ def test_a_peer_that_fails_is_one_sentence(tmp_path):
             [peer.answer(), peer.ask(do="step", repeats=1)]
     finally:
         peer.close()
+
+
+def test_on_a_gpu_keras_on_jax_does_what_tensorflow_does_here_and_cuda_graphs_take_part():
+    assert "epoch" not in benchmark.does("Keras on JAX", "cpu")
+    assert set(benchmark.does("Keras on JAX", "gpu")) == set(benchmark.does("Keras on TensorFlow", "cpu"))
+    assert benchmark.does("PyTorch, CUDA graphs", "cpu") == ()
+    assert "step" in benchmark.does("PyTorch, CUDA graphs", "gpu")
+
+
+def test_precision_is_a_question_for_a_gpu_only(tmp_path):
+    with pytest.raises(UserError, match="--precision: tf32 is timed on a GPU only, and this is a processor"):
+        benchmark.main(benchmark.Settings(precision="tf32", device="cpu", out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_asked_for_many_times_in_a_row_counts_once(monkeypatch):
+    moments, asked = iter([10.0, 16.0, 20.0, 23.0]), []
+    monkeypatch.setattr(serve.time, "perf_counter", lambda: next(moments))
+    assert serve.timed(asked.append, 2, times=3) == [6.0 / 3, 3.0 / 3]
+    assert asked == [3, 3]
+    moments = iter([1.0, 1.5])
+    assert serve.timed(lambda: asked.append("once"), 1, times=None) == [0.5]
 
 
 def assert_plausible(point: dict) -> None:
