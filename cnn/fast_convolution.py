@@ -1,5 +1,7 @@
 """The convolution that the layers call: XLA's primitive, with a backward pass of our own that is two convolutions more.
 
+(On a GPU, at the end of the file, XLA's own way of differentiating it, or the programs of `gpu_convolution.py`.)
+
 The gradient by loops (`convolution.convolve_loops_gradient`) scatters each upstream value over a patch. Seen from the
 receiving end it is a gather, and both gathers are convolutions themselves:
 
@@ -28,7 +30,7 @@ _NONE = ((0, 0), (0, 0))
 
 
 def convolve(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = "VALID") -> jax.Array:
-    """Convolves images with a kernel; differentiable in both (reverse mode).
+    """Convolves images with a kernel; differentiable in both (reverse mode; on a GPU once).
 
     out[n, y, x, o] = sum over i, j, c of padded[n, y * stride + i, x * stride + j, c] * kernel[i, j, c, o]
 
@@ -50,8 +52,6 @@ def convolve(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = 
     """
     stride, sides, out = geometry(images.shape, kernel.shape, stride, padding)
     if jax.default_backend() != "cpu":  # what is done below is for processors
-        from cnn.gpu_convolution import convolve_on_gpu  # here: a processor need not wait for the import of Pallas
-
         return convolve_on_gpu(images, kernel, stride, sides)
     if 1 < stride[0] * stride[1] <= _FEW / kernel.shape[2] and not any(w % s for w, s in zip(kernel.shape, stride)):
         return _convolve(*fold(images, kernel, stride, sides, out), (1, 1), _NONE)
@@ -150,13 +150,17 @@ def image_gradient(image_shape, kernel: jax.Array, upstream: jax.Array, stride, 
     i *behind* u (the flip), only every stride-th pixel is a place (the spreading), and the first place that sees
     pixel 0 lies kernel - 1 - top before it (the padding).
     """
-    kernel_size, size, out = kernel.shape[:2], image_shape[1:3], upstream.shape[1:3]
-    padding = [
-        (w - 1 - low, n + low - 1 - (places - 1) * s)
-        for w, n, (low, _), places, s in zip(kernel_size, size, sides, out, stride)
-    ]
+    padding = _behind(image_shape, kernel.shape, upstream.shape, stride, sides)
     exchanged = lax.optimization_barrier(kernel[::-1, ::-1].transpose(0, 1, 3, 2))  # (height, width, out, in)
     return lax.conv_general_dilated(upstream, exchanged, (1, 1), padding, lhs_dilation=stride, dimension_numbers=_PLAIN)
+
+
+def _behind(image_shape, kernel_shape, out_shape, stride, sides: Sides) -> list[tuple[int, int]]:
+    """What the upstream gradient, once spread, is padded with, so that the flipped kernel has a place for each pixel."""
+    return [
+        (w - 1 - low, n + low - 1 - (places - 1) * s)
+        for w, n, (low, _), places, s in zip(kernel_shape[:2], image_shape[1:3], sides, out_shape[1:3], stride)
+    ]
 
 
 def kernel_gradient(images: jax.Array, kernel_shape, upstream: jax.Array, stride, sides: Sides) -> jax.Array:
@@ -177,3 +181,51 @@ def kernel_gradient(images: jax.Array, kernel_shape, upstream: jax.Array, stride
         by_channel, window, (1, 1), padding, rhs_dilation=stride, dimension_numbers=_PLAIN
     )
     return gradient.transpose(1, 2, 0, 3)  # from (in, kernel_height, kernel_width, out)
+
+
+# ------------------------------------------------------------------------------------------------------------ on a GPU
+
+
+def _by_library(images: jax.Array, kernel: jax.Array, stride, sides: Sides) -> jax.Array:
+    return lax.conv_general_dilated(images, kernel, stride, sides, dimension_numbers=_PLAIN)
+
+
+def _by_tiles(images: jax.Array, kernel: jax.Array, stride, edges) -> jax.Array | None:
+    """The convolution of images padded by `edges` (low, high, between) by our own programs; None if they do not pay."""
+    from cnn import gpu_convolution  # here: a processor need not wait for the import of Pallas
+
+    padded = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    out = jax.eval_shape(partial(_by_library, stride=stride, sides=_NONE), padded, kernel)
+    return gpu_convolution.convolve_by_tiles(padded, kernel, stride) if gpu_convolution.pays(padded, out) else None
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolve_on_gpu(images: jax.Array, kernel: jax.Array, stride: tuple[int, int], sides: Sides) -> jax.Array:
+    """`convolve`, by the programs of `gpu_convolution.py` where they pay, else by XLA's library; each gradient likewise.
+
+    The formulas of the gradients are those above.
+    """
+    result = _by_tiles(images, kernel, stride, [(*side, 0) for side in sides])
+    return _by_library(images, kernel, stride, sides) if result is None else result
+
+
+def _backward_on_gpu(stride, sides, saved, upstream):
+    from cnn import gpu_convolution
+
+    images, kernel = saved
+    _, by_library = jax.vjp(partial(_by_library, stride=stride, sides=sides), images, kernel)
+    d_images, d_kernel = by_library(upstream)  # of these XLA drops, under jit, whichever is replaced below
+    behind = _behind(images.shape, kernel.shape, upstream.shape, stride, sides)
+    edges = [(low, high, s - 1) for (low, high), s in zip(behind, stride)]
+    by_tiles = _by_tiles(upstream, kernel[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1), edges)
+    d_images = d_images if by_tiles is None else by_tiles
+    padded = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *((*side, 0) for side in sides), (0, 0, 0)])
+    if gpu_convolution.pays(padded, upstream, for_gradient=True):
+        d_kernel = gpu_convolution.kernel_gradient_by_tiles(padded, upstream, kernel.shape[:2], stride)
+    return d_images, d_kernel.astype(kernel.dtype)
+
+
+convolve_on_gpu.defvjp(
+    lambda images, kernel, stride, sides: (convolve_on_gpu(images, kernel, stride, sides), (images, kernel)),
+    _backward_on_gpu,
+)

@@ -1,85 +1,105 @@
 """The convolution as a GPU computes it: many small programs at once, each of which makes one tile of the result.
 
-A program takes some tens of places, and the kernel as a matrix, one row a weight and one column an output channel. It
-gathers what the weights see at its places, a matrix with one row a place, and multiplies the two: the product of
-`convolution.convolve_im2col`, but no patch is ever written to memory. The gradient by the kernel is the transposed
-product, patches.T @ upstream, summed over all places; each program sums over some of them, and the sums are added up
-in a fixed order, so that the same seed gives the same bits.
+A GPU has many multiprocessors (an H100: 132), each with little fast memory of its own, and one large, slow memory for
+all. What is slow is fetching, not multiplying. So a program has 64 or 128 places and up to 64 output channels, and
+keeps their sums in fast memory until they are done. It goes through the weights 32 at a time: fetches what these see
+at its places, (places, 32), and their rows of the kernel, (32, out_channels), multiplies, and adds. That is the product
+of `convolution.convolve_im2col`; but the matrix of patches, nine times the image, never exists as a whole: each piece
+is used where it was fetched, and forgotten. The gradient by the kernel is the transposed product, patches.T @ upstream,
+summed over all places; each program sums over some of them, and the sums are added up in a fixed order, so that the
+same seed gives the same bits.
 
-NVIDIA's library, which XLA calls, is made for many channels and for products of 11 bits (tf32). Microseconds on an
-H100, for the first two convolutions of the network of 2017 (32 images; 3 to 32 channels, 32 to 32):
+NVIDIA's library (cuDNN), which XLA calls, is made for many channels, and for factors rounded to 11 bits (tf32; sums are
+float32). Microseconds on an H100, for two convolutions of 32 images (120 x 160 of 3 channels and 59 x 79 of 32; 3 x 3,
+to 32 channels):
 
-                                  first, library   here   second, library   here
-    float32     convolution                   99     61               133    102
-                kernel gradient            1,140     65               432    107
-    tf32        convolution                   57     38                37     34
-                kernel gradient              156     50               130     60
+                                 3 channels: library   here   32 channels: library   here
+    float32     convolution                       99     61                    133    102
+                kernel gradient                1,140     65                    432    107
+    tf32        convolution                       57     38                     37     34
+                kernel gradient                  156     50                    130     60
 
-A step of its training went from 3.02 to 1.04 ms in float32, and from 0.99 to 0.67 in tf32. The library's gradient of
-the second, in float32, is off by 2e-5 of its norm, since it goes by way of Fourier transforms; that of here by 5e-7.
-
-The programs are written in Pallas, jax's language for them (https://docs.jax.dev/en/latest/pallas/), and become machine
-code through Triton (which jax 0.11 announces to give up one day: then the library does all, see `available`). On a
-processor they are interpreted, slowly, which is for tests.
+Its kernel gradient of 32 channels in float32 goes by way of Fourier transforms: the error is 2e-5 of the norm, here
+5e-7. The programs are written in Pallas, jax's language for them (https://docs.jax.dev/en/latest/pallas/), and become
+machine code through Triton, which jax 0.11 announces to give up one day; then the library does all again (`available`).
+On a processor they are interpreted, slowly, which is for tests.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton
 
-from cnn.windows import Sides
+try:
+    from jax.experimental.pallas import triton
+except ImportError:
+    triton = None
 
-PROGRAMS = 1056  # that sum a kernel gradient: 8 for each of the 132 processors of an H100
+# Programs that share a kernel gradient: 8 for each multiprocessor of an H100. Each has sums of its own, that are added
+# up after; so there are no more than it takes to keep the GPU busy.
+PROGRAMS = 1056
+_EXACT = ("float32", "highest", "F32_F32_F32")  # jax's names for products with all 24 bits
 
 
 def is_exact(dtype: jnp.dtype) -> bool:
-    """Whether float32 is to be multiplied with all of its 24 bits, and not as tf32 (`command_line.choose_device`)."""
-    return dtype == jnp.float32 and jax.config.jax_default_matmul_precision in ("float32", "highest")
+    """Whether numbers are float32 and jax is set to multiply them with all 24 bits, and not as tf32 with 11."""
+    return dtype == jnp.float32 and jax.config.jax_default_matmul_precision in _EXACT
 
 
 def _power_of_two(number: int, most: int) -> int:
-    """The smallest that is at least `number` and 16, or `most`: sides of tiles must be powers of two."""
+    """The smallest that is at least `number` and 16, or `most`: so Triton wants the sides of what it multiplies."""
     return min(most, max(16, 1 << (number - 1).bit_length()))
 
 
-def _run(program, grid: tuple[int, ...], size: int, dtype: jnp.dtype, stages: int, *operands: jax.Array) -> jax.Array:
-    """Runs program(*operands, out) for every number in the grid; operands and result, of `size` numbers, are flat."""
+def _run(program: Callable, grid: tuple[int, ...], size: int, dtype, ahead: int, *operands: jax.Array) -> jax.Array:
+    """Runs program(*operands, result) once for every place in a grid, where `pl.program_id(axis)` tells it which.
+
+    It gets references: addresses of arrays, all flat here. `triton.load` fetches the numbers at a matrix of indices,
+    and takes 0 where its mask is False, since the last tile hangs over the edge. 4 "warps" of 32 threads share a tile.
+
+    Args:
+        size, dtype: of the flat result.
+        ahead: for how many steps of a loop loads are on their way at once.
+    """
     call = pl.pallas_call(
         program,
         grid=grid,
         out_shape=jax.ShapeDtypeStruct((size,), dtype),
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=stages),
+        compiler_params=triton.CompilerParams(num_warps=4, num_stages=ahead),
         interpret=jax.default_backend() == "cpu",
     )
     return call(*(operand.ravel() for operand in operands))
 
 
 def _multiply(a: jax.Array, b: jax.Array, exact: bool) -> jax.Array:
-    precision = lax.Precision.HIGHEST if exact else lax.Precision.DEFAULT
+    precision = lax.Precision.HIGHEST if exact else lax.Precision.DEFAULT  # the second is tf32 for float32
     return lax.dot(a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _patches(images, place: jax.Array, weight: jax.Array, shape, window, stride, out) -> jax.Array:
-    """What each weight sees at each place: (places, weights).
+def _patches(images_ref, place: jax.Array, weight: jax.Array, image_shape, window, stride, out) -> jax.Array:
+    """What each weight sees at each place: (places, weights), from the places' and the weights' numbers.
 
-    `lax.div` and `lax.rem`, since they cut off as processors do: of `//` and `%`, which round down, the compiler does
-    not see that neighbouring channels lie beside each other, and it loads them one by one.
+    In a flat array pixel (n, y, x, c) is number ((n * height + y) * width + x) * channels + c. `corner` is the part of
+    it that depends on the place, `below` the part that depends on the weight, and their sum is what to fetch.
+
+    `lax.div` rounds towards 0 and `//` down. Nothing is negative here, so both are right; but through the other's extra
+    case the compiler does not see that neighbouring channels lie side by side, and fetches them one by one, not in
+    fours (32 channels to 32, float32: 121 us for 102).
     """
-    batch, height, width, channels = shape
+    batch, height, width, channels = image_shape
     n, y, x = lax.div(place, out[0] * out[1]), lax.rem(lax.div(place, out[1]), out[0]), lax.rem(place, out[1])
     row = window[1] * channels
     i, j, c = lax.div(weight, row), lax.rem(lax.div(weight, channels), window[1]), lax.rem(weight, channels)
     corner = ((n * height + y * stride[0]) * width + x * stride[1]) * channels
     below = (i * width + j) * channels + c
     inside = (place < batch * out[0] * out[1])[:, None] & (weight < window[0] * row)
-    return triton.load(images.at[corner[:, None] + below], mask=inside, other=0)
+    return triton.load(images_ref.at[corner[:, None] + below], mask=inside, other=0)
 
 
-def convolve(images: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
+def convolve_by_tiles(images: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> jax.Array:
     """The convolution of `convolution.convolve_loops`, without padding.
 
     Args:
@@ -87,133 +107,102 @@ def convolve(images: jax.Array, kernel: jax.Array, stride: tuple[int, int]) -> j
         kernel: (kernel_height, kernel_width, in_channels, out_channels), of the same dtype.
         stride: (vertical, horizontal) pixels from place to place.
     Returns:
-        (batch, out_height, out_width, out_channels).
+        (batch, out_height, out_width, out_channels), fewer than 2^31 numbers, of the same dtype; sums are float32.
     """
-    (batch, height, width, channels), (*window, _, kernels) = images.shape, kernel.shape
+    (*window, _, out_channels), (batch, height, width, channels) = kernel.shape, images.shape
     out = (height - window[0]) // stride[0] + 1, (width - window[1]) // stride[1] + 1
     weights, places, exact = window[0] * window[1] * channels, batch * out[0] * out[1], is_exact(images.dtype)
-    tall, deep, wide = 64 if exact else 128, 32, _power_of_two(kernels, 64)  # of a tile: places, weights, out_channels
+    tile_places, tile_weights, tile_out = 64 if exact else 128, 32, _power_of_two(out_channels, 64)
 
-    def program(images, kernel, result):
-        place = pl.program_id(0) * tall + jnp.arange(tall)
-        o = pl.program_id(1) * wide + jnp.arange(wide)
+    def program(images_ref, kernel_ref, result_ref):
+        place = pl.program_id(0) * tile_places + jnp.arange(tile_places)
+        o = pl.program_id(1) * tile_out + jnp.arange(tile_out)
 
         def add(step, total):
-            weight = step * deep + jnp.arange(deep)
-            patches = _patches(images, place, weight, (batch, height, width, channels), window, stride, out)
-            inside = (weight < weights)[:, None] & (o < kernels)
-            columns = triton.load(kernel.at[weight[:, None] * kernels + o], mask=inside, other=0)
+            weight = step * tile_weights + jnp.arange(tile_weights)
+            patches = _patches(images_ref, place, weight, images.shape, window, stride, out)
+            inside = (weight < weights)[:, None] & (o < out_channels)
+            columns = triton.load(kernel_ref.at[weight[:, None] * out_channels + o], mask=inside, other=0)
             return total + _multiply(patches, columns, exact)
 
-        total = lax.fori_loop(0, pl.cdiv(weights, deep), add, jnp.zeros((tall, wide), jnp.float32))
-        inside = (place < places)[:, None] & (o < kernels)
-        triton.store(result.at[place[:, None] * kernels + o], total.astype(result.dtype), mask=inside)
+        total = lax.fori_loop(0, pl.cdiv(weights, tile_weights), add, jnp.zeros((tile_places, tile_out), jnp.float32))
+        inside = (place < places)[:, None] & (o < out_channels)
+        triton.store(result_ref.at[place[:, None] * out_channels + o], total.astype(images.dtype), mask=inside)
 
-    grid = pl.cdiv(places, tall), pl.cdiv(kernels, wide)
-    return _run(program, grid, places * kernels, images.dtype, 3, images, kernel).reshape(batch, *out, kernels)
+    grid = pl.cdiv(places, tile_places), pl.cdiv(out_channels, tile_out)
+    result = _run(program, grid, places * out_channels, images.dtype, 3, images, kernel)
+    return result.reshape(batch, *out, out_channels)
 
 
-def kernel_gradient(
+def kernel_gradient_by_tiles(
     images: jax.Array, upstream: jax.Array, window: tuple[int, int], stride: tuple[int, int]
 ) -> jax.Array:
     """d_kernel of a convolution without padding: (kernel_height, kernel_width, in_channels, out_channels), float32.
 
     Args:
         images: (batch, height, width, in_channels), float32 or bfloat16, fewer than 2^31 numbers.
-        upstream: the gradient by the output, (batch, out_height, out_width, out_channels), of the same dtype.
+        upstream: the gradient by the output, (batch, out_height, out_width, out_channels), likewise.
         window: (kernel_height, kernel_width).
         stride: (vertical, horizontal) pixels from place to place.
     """
-    (batch, height, width, channels), (_, *out, kernels) = images.shape, upstream.shape
+    (batch, _, _, channels), (_, *out, out_channels) = images.shape, upstream.shape
     weights, places, exact = window[0] * window[1] * channels, batch * out[0] * out[1], is_exact(images.dtype)
-    tall, deep, wide = 64, _power_of_two(weights, 64), _power_of_two(kernels, 64)
-    across = pl.cdiv(weights, deep) * pl.cdiv(kernels, wide)
-    steps = pl.cdiv(pl.cdiv(places, tall), max(1, PROGRAMS // across))  # of each program
-    parts = pl.cdiv(pl.cdiv(places, tall), steps)
+    tile_places, tile_weights, tile_out = 64, _power_of_two(weights, 64), _power_of_two(out_channels, 64)
+    across = pl.cdiv(weights, tile_weights), pl.cdiv(out_channels, tile_out)
+    steps = pl.cdiv(pl.cdiv(places, tile_places), max(1, PROGRAMS // (across[0] * across[1])))  # of each program
+    parts = pl.cdiv(pl.cdiv(places, tile_places), steps)
 
-    def program(images, upstream, result):
+    def program(images_ref, upstream_ref, result_ref):
         part = pl.program_id(0)
-        weight = pl.program_id(1) * deep + jnp.arange(deep)
-        o = pl.program_id(2) * wide + jnp.arange(wide)
+        weight = pl.program_id(1) * tile_weights + jnp.arange(tile_weights)
+        o = pl.program_id(2) * tile_out + jnp.arange(tile_out)
 
         def add(step, total):
-            place = (part * steps + step) * tall + jnp.arange(tall)
-            patches = _patches(images, place, weight, (batch, height, width, channels), window, stride, out)
-            inside = (place < places)[:, None] & (o < kernels)
-            columns = triton.load(upstream.at[place[:, None] * kernels + o], mask=inside, other=0)
+            place = (part * steps + step) * tile_places + jnp.arange(tile_places)
+            patches = _patches(images_ref, place, weight, images.shape, window, stride, out)
+            inside = (place < places)[:, None] & (o < out_channels)
+            columns = triton.load(upstream_ref.at[place[:, None] * out_channels + o], mask=inside, other=0)
             return total + _multiply(patches.T, columns, exact)
 
-        total = lax.fori_loop(0, steps, add, jnp.zeros((deep, wide), jnp.float32))
-        inside = (weight < weights)[:, None] & (o < kernels)
-        triton.store(result.at[(part * weights + weight)[:, None] * kernels + o], total, mask=inside)
+        total = lax.fori_loop(0, steps, add, jnp.zeros((tile_weights, tile_out), jnp.float32))
+        inside = (weight < weights)[:, None] & (o < out_channels)
+        triton.store(result_ref.at[(part * weights + weight)[:, None] * out_channels + o], total, mask=inside)
 
-    grid = parts, pl.cdiv(weights, deep), pl.cdiv(kernels, wide)
-    # One tile's loads at a time: of several on their way, Triton would turn each over number by number, not in fours.
-    sums = _run(program, grid, parts * weights * kernels, jnp.float32, 1, images, upstream)
-    return sums.reshape(parts, *window, channels, kernels).sum(0)
+    # No loads ahead: Triton would turn each of those patches over in fast memory one number at a time, not four.
+    sums = _run(program, (parts, *across), parts * weights * out_channels, jnp.float32, 1, images, upstream)
+    return sums.reshape(parts, *window, channels, out_channels).sum(0)
 
 
-# ------------------------------------------------------------------------------------------ which of the two is faster
+# --------------------------------------------------------------------------------------------------- when they are used
 
 
 @functools.cache
-def available() -> bool:
-    """Whether the one device runs such programs. (Several would each have to be told their part of the batch.)"""
-    if jax.default_backend() != "gpu" or len(jax.devices()) > 1:
+def available(dtype: jnp.dtype, exact: bool) -> bool:
+    """Whether the device runs such programs for this dtype: the largest tiles are compiled, to see.
+
+    With several devices none are used: XLA can divide its own operations among them, but not what it cannot look into.
+    `exact` is part of the question only because the answer is kept: see `is_exact`.
+    """
+    if triton is None or jax.default_backend() != "gpu" or len(jax.devices()) > 1:
         return False
     images, kernel, upstream = (
-        jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, 4, 4, 1), (3, 3, 1, 1), (1, 2, 2, 1))
+        jax.ShapeDtypeStruct(shape, dtype) for shape in ((1, 9, 9, 64), (3, 3, 64, 64), (1, 7, 7, 64))
     )
     try:
-        jax.jit(convolve, static_argnums=2).lower(images, kernel, (1, 1)).compile()
-        jax.jit(kernel_gradient, static_argnums=(2, 3)).lower(images, upstream, (3, 3), (1, 1)).compile()
+        jax.jit(convolve_by_tiles, static_argnums=2).lower(images, kernel, (1, 1)).compile()
+        jax.jit(kernel_gradient_by_tiles, static_argnums=(2, 3)).lower(images, upstream, (3, 3), (1, 1)).compile()
     except Exception:  # whatever an old GPU's compiler says: XLA's own way remains
         return False
     return True
 
 
-def pays(images: jax.Array, *, for_gradient: bool = False) -> bool:
-    """Whether the programs here are the faster way for a convolution of these images, or for its kernel gradient."""
+def pays(images: jax.Array, *others: jax.Array, for_gradient: bool = False) -> bool:
+    """Whether the programs here are the faster way for a convolution of `images`, or for its kernel gradient.
+
+    In float32 always, else for few channels (as far as measured: see the table; as fast does not count). None of the
+    arrays, `others` included, may have more numbers than an index of 32 bits can tell apart.
+    """
     few = 64 if for_gradient and images.dtype == jnp.float32 else 16
-    kinds = images.dtype in (jnp.float32, jnp.bfloat16)
-    return kinds and images.size < 2**31 and (is_exact(images.dtype) or images.shape[3] < few) and available()
-
-
-def _by_library(images: jax.Array, kernel: jax.Array, stride, sides: Sides) -> jax.Array:
-    return lax.conv_general_dilated(images, kernel, stride, sides, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolve_on_gpu(images: jax.Array, kernel: jax.Array, stride: tuple[int, int], sides: Sides) -> jax.Array:
-    """`fast_convolution.convolve` on a GPU: by the programs here where that pays, by XLA's library elsewhere."""
-    return _forward(images, kernel, stride, sides)[0]
-
-
-def _forward(images, kernel, stride, sides):
-    if not pays(images):
-        return _by_library(images, kernel, stride, sides), (images, kernel)
-    padded = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *((*side, 0) for side in sides), (0, 0, 0)])
-    return convolve(padded, kernel, stride), (images, kernel)
-
-
-def _backward(stride, sides, saved, upstream):
-    images, kernel = saved
-    _, by_library = jax.vjp(functools.partial(_by_library, stride=stride, sides=sides), images, kernel)
-    d_images, d_kernel = by_library(upstream)  # who needs none of the two has XLA compute none
-    zero = jnp.zeros((), images.dtype)
-    if pays(upstream):
-        # Weight i sees pixel u of the padded image from place (u - i) / stride. So the gradient of u is a convolution
-        # too, of the upstream, spread `stride` apart, with the kernel flipped, its in and out exchanged.
-        edges = [
-            (w - 1 - low, n + low - 1 - (places - 1) * s, s - 1)
-            for w, n, (low, _), places, s in zip(kernel.shape, images.shape[1:3], sides, upstream.shape[1:3], stride)
-        ]
-        spread = lax.pad(upstream, zero, [(0, 0, 0), *edges, (0, 0, 0)])
-        d_images = convolve(spread, kernel[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1))
-    if pays(images, for_gradient=True):
-        padded = lax.pad(images, zero, [(0, 0, 0), *((*side, 0) for side in sides), (0, 0, 0)])
-        d_kernel = kernel_gradient(padded, upstream, kernel.shape[:2], stride).astype(kernel.dtype)
-    return d_images, d_kernel
-
-
-convolve_on_gpu.defvjp(_forward, _backward)
+    exact, fits = is_exact(images.dtype), all(array.size < 2**31 for array in (images, *others))
+    kinds = images.dtype in (jnp.float32, jnp.bfloat16) and fits
+    return kinds and (exact or images.shape[3] < few) and available(images.dtype, exact)

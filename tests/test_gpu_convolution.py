@@ -11,8 +11,7 @@ import pytest
 
 from cnn import gpu_convolution
 from cnn.convolution import convolve_loops, convolve_loops_gradient
-from cnn.fast_convolution import convolve
-from cnn.gpu_convolution import convolve_on_gpu, is_exact, kernel_gradient, pays
+from cnn.gpu_convolution import available, convolve_by_tiles, is_exact, kernel_gradient_by_tiles, pays
 from tests.checkers import assert_equal_arrays
 from tests.test_convolution import noise
 
@@ -28,15 +27,17 @@ cases = pytest.mark.parametrize(("image_shape", "kernel_shape", "stride"), CASES
 
 @pytest.fixture(autouse=True)
 def exact():
-    """Multiplies with all bits, as `command_line.choose_device` has it."""
+    """Multiplies with all bits, as a run does unless it is told otherwise."""
     with jax.default_matmul_precision("float32"):
         yield
 
 
 @pytest.fixture
-def everything_pays(monkeypatch):
-    """Has the programs used here, where a processor would not."""
-    monkeypatch.setattr(gpu_convolution, "pays", lambda images, for_gradient=False: True)
+def asked_again():
+    """Forgets whether the device runs such programs, before a test pretends to have another one, and after it."""
+    available.cache_clear()
+    yield pytest.MonkeyPatch()
+    available.cache_clear()
 
 
 def float32(*arrays) -> list[jax.Array]:
@@ -46,7 +47,7 @@ def float32(*arrays) -> list[jax.Array]:
 @cases
 def test_tile_by_tile_the_sums_are_those_of_the_loops(image_shape, kernel_shape, stride):
     images, kernel = noise(*image_shape), noise(*kernel_shape)
-    got = gpu_convolution.convolve(*float32(images, kernel), stride)
+    got = convolve_by_tiles(*float32(images, kernel), stride)
     assert_equal_arrays(got, convolve_loops(images, kernel, stride), "convolution", rtol=1e-5, atol=1e-5)
 
 
@@ -54,52 +55,59 @@ def test_tile_by_tile_the_sums_are_those_of_the_loops(image_shape, kernel_shape,
 def test_the_gradient_by_the_kernel_is_that_of_the_loops(image_shape, kernel_shape, stride):
     images, kernel = noise(*image_shape), noise(*kernel_shape)
     upstream = noise(*convolve_loops(images, kernel, stride).shape)
-    got = kernel_gradient(*float32(images, upstream), kernel_shape[:2], stride)
+    got = kernel_gradient_by_tiles(*float32(images, upstream), kernel_shape[:2], stride)
     want = convolve_loops_gradient(images, kernel, upstream, stride)[1]
     assert_equal_arrays(got, want, "kernel gradient", rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("padding", [0, 2, ((0, 1), (2, 0))], ids=["none", "two", "unlike sides"])
-@pytest.mark.parametrize("stride", [(1, 1), (2, 3)], ids=["step by 1", "steps by 2 and 3"])
-def test_both_gradients_with_padding_are_those_of_the_loops(stride, padding, everything_pays):
-    images, kernel = noise(2, 8, 9, 3), noise(3, 4, 3, 5)
-    upstream = noise(*convolve_loops(images, kernel, stride, padding).shape)
-    sides = padding if isinstance(padding, tuple) else ((padding, padding),) * 2
-    got, pull = jax.vjp(lambda *both: convolve_on_gpu(*both, stride, sides), *float32(images, kernel))
-    assert_equal_arrays(got, convolve_loops(images, kernel, stride, padding), "forward", rtol=1e-5, atol=1e-5)
-    want = convolve_loops_gradient(images, kernel, upstream, stride, padding)
-    for found, by_loops, name in zip(pull(*float32(upstream)), want, ("images", "kernel")):
-        assert_equal_arrays(found, by_loops, name, rtol=1e-5, atol=1e-5)
+def test_the_taller_tile_of_tf32_gives_the_same_but_for_its_rounding():
+    images, kernel = noise(2, 12, 13, 3), noise(3, 3, 3, 5)  # 220 places: two tiles of 128
+    with jax.default_matmul_precision("tensorfloat32"):
+        got = convolve_by_tiles(*float32(images, kernel), (1, 1))
+    assert_equal_arrays(got, convolve_loops(images, kernel), "convolution", rtol=1e-2, atol=1e-2)
 
 
 def test_many_programs_that_share_a_gradient_give_the_sum_of_all(monkeypatch):
     images, upstream = float32(noise(3, 20, 21, 2), noise(3, 18, 19, 4))
-    want = kernel_gradient(images, upstream, (3, 3), (1, 1))
+    want = kernel_gradient_by_tiles(images, upstream, (3, 3), (1, 1))
     for programs in (1, 7, 1000):
         monkeypatch.setattr(gpu_convolution, "PROGRAMS", programs)
-        got = kernel_gradient(images, upstream, (3, 3), (1, 1))
+        got = kernel_gradient_by_tiles(images, upstream, (3, 3), (1, 1))
         assert_equal_arrays(got, want, f"{programs} programs", rtol=1e-5, atol=1e-4)
 
 
-def test_bfloat16_is_multiplied_as_it_is_and_summed_in_float32():
-    # 1 + 255 ones: bfloat16, which has 8 bits, would stop counting at 256; exactly 288 = 9 * 32
-    images, kernel = jnp.ones((1, 4, 4, 32), jnp.bfloat16), jnp.ones((3, 3, 32, 4), jnp.bfloat16)
-    got = gpu_convolution.convolve(images, kernel, (1, 1))
+def test_bfloat16_is_summed_in_float32(monkeypatch):
+    # In bfloat16, which has 8 bits, 256 + 1 is 256. So 256 first, and then 1 in each tile of 32 weights: 256 + 32.
+    images, kernel = np.ones((1, 1, 1, 1056)), np.zeros((1, 1, 1056, 1))
+    kernel[0, 0, 0], kernel[0, 0, 32::32] = 256, 1
+    got = convolve_by_tiles(jnp.asarray(images, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16), (1, 1))
     assert got.dtype == jnp.bfloat16
-    assert got.tolist() == [[[[288.0] * 4] * 2] * 2]
-    gradient = kernel_gradient(images, jnp.ones((1, 2, 2, 4), jnp.bfloat16), (3, 3), (1, 1))
+    assert float(got[0, 0, 0, 0]) == 256 + 32
+    # The same over places, of which a program adds 64 at a time: 256 + 8.
+    monkeypatch.setattr(gpu_convolution, "PROGRAMS", 1)
+    images, upstream = np.ones((1, 1, 576, 1)), np.zeros((1, 1, 576, 1))
+    upstream[0, 0, 0], upstream[0, 0, 64::64] = 256, 1
+    images, upstream = (jnp.asarray(array, jnp.bfloat16) for array in (images, upstream))
+    gradient = kernel_gradient_by_tiles(images, upstream, (1, 1), (1, 1))
     assert gradient.dtype == jnp.float32
-    assert set(np.ravel(gradient)) == {4.0}
+    assert float(gradient[0, 0, 0, 0]) == 256 + 8
 
 
-# When
+# How exactly, and when
 
 
-def test_exact_is_float32_unless_tf32_was_asked_for():
-    assert is_exact(jnp.float32)
-    assert not is_exact(jnp.bfloat16)
-    with jax.default_matmul_precision("tensorfloat32"):
-        assert not is_exact(jnp.float32)
+@pytest.mark.parametrize(("precision", "exactly"), [("float32", True), ("F32_F32_F32", True), ("tensorfloat32", False)])
+def test_products_have_all_bits_where_jax_is_set_to_it(precision, exactly):
+    images, kernel = jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 3, 8))
+    with jax.default_matmul_precision(precision):
+        assert is_exact(jnp.float32) == exactly
+        assert not is_exact(jnp.bfloat16)
+        # traced from new functions, since a trace is kept
+        forward = jax.make_jaxpr(lambda *both: convolve_by_tiles(*both, (1, 1)))(images, kernel)
+        backward = jax.make_jaxpr(lambda *both: kernel_gradient_by_tiles(*both, (3, 3), (1, 1)))(
+            images, jnp.zeros((1, 2, 2, 8))
+        )
+    assert [("HIGHEST" in str(program)) for program in (forward, backward)] == [exactly, exactly]
 
 
 @pytest.mark.parametrize(
@@ -116,37 +124,52 @@ def test_exact_is_float32_unless_tf32_was_asked_for():
 def test_the_programs_pay_where_all_bits_count_and_where_channels_are_few(
     precision, dtype, channels, expected, monkeypatch
 ):
-    monkeypatch.setattr(gpu_convolution, "available", lambda: True)
+    images = jax.ShapeDtypeStruct((1, 4, 4, channels), dtype)
+    monkeypatch.setattr(gpu_convolution, "available", lambda dtype, exact: True)
     with jax.default_matmul_precision(precision):
-        assert pays(jnp.zeros((1, 4, 4, channels), dtype)) == expected
-    monkeypatch.setattr(gpu_convolution, "available", lambda: False)
-    assert not pays(jnp.zeros((1, 4, 4, channels), dtype))
+        assert pays(images) == expected
+        monkeypatch.setattr(gpu_convolution, "available", lambda dtype, exact: False)
+        assert not pays(images)
 
 
 def test_the_kernel_gradient_in_tf32_pays_with_more_channels_too(monkeypatch):
-    monkeypatch.setattr(gpu_convolution, "available", lambda: True)
+    monkeypatch.setattr(gpu_convolution, "available", lambda dtype, exact: True)
     with jax.default_matmul_precision("tensorfloat32"):
         images = {channels: jnp.zeros((1, 4, 4, channels)) for channels in (32, 64)}
         assert [pays(one, for_gradient=True) for one in images.values()] == [True, False]
         assert not pays(images[32].astype(jnp.bfloat16), for_gradient=True)
 
 
-def test_a_device_that_cannot_run_them_leaves_the_convolution_to_its_library(monkeypatch):
-    images, kernel = float32(noise(2, 6, 7, 3), noise(3, 3, 3, 4))
-    here = convolve(images, kernel, 1, 1)
-    gpu_convolution.available.cache_clear()
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # a GPU whose compiler refuses, since it is none
-    there = jax.make_jaxpr(lambda *both: convolve(*both, 1, 1))(images, kernel)
-    assert not gpu_convolution.available()
-    gpu_convolution.available.cache_clear()
-    assert "pallas_call" not in str(there)
-    assert str(there).count("conv_general_dilated") == 1
-    assert_equal_arrays(convolve(images, kernel, 1, 1), here, "the same sums", rtol=1e-5, atol=1e-5)
+def test_no_array_may_have_more_numbers_than_an_index_can_tell_apart(monkeypatch):
+    monkeypatch.setattr(gpu_convolution, "available", lambda dtype, exact: True)
+    images, result = (jax.ShapeDtypeStruct((80, 1024, 1024, n), jnp.float32) for n in (3, 32))
+    assert images.size < 2**31 < result.size
+    assert pays(images)
+    assert not pays(images, result)
 
 
-def test_several_devices_leave_it_to_the_library_too(monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(jax, "devices", lambda: [None, None])
-    gpu_convolution.available.cache_clear()
-    assert not gpu_convolution.available()
-    gpu_convolution.available.cache_clear()
+def test_they_are_available_where_one_gpu_compiles_them_and_nowhere_else(asked_again):
+    def refused(*operands):
+        raise NotImplementedError
+
+    with asked_again.context() as patch:
+        patch.setattr(gpu_convolution, "convolve_by_tiles", lambda images, kernel, stride: images)
+        patch.setattr(gpu_convolution, "kernel_gradient_by_tiles", lambda images, upstream, window, stride: images)
+        patch.setattr(jax, "default_backend", lambda: "cpu")
+        assert not available(jnp.float32, True)
+        patch.setattr(jax, "default_backend", lambda: "gpu")
+        patch.setattr(jax, "devices", lambda: [None])
+        found = {}
+        for name, attribute, value in (
+            ("one GPU", "PROGRAMS", 1),
+            ("no Triton", "triton", None),
+            ("refused", "kernel_gradient_by_tiles", refused),
+        ):
+            with patch.context() as inner:
+                available.cache_clear()
+                inner.setattr(gpu_convolution, attribute, value)
+                found[name] = available(jnp.float32, True)
+        available.cache_clear()
+        patch.setattr(jax, "devices", lambda: [None, None])
+        found["two GPUs"] = available(jnp.float32, True)
+    assert found == {"one GPU": True, "no Triton": False, "refused": False, "two GPUs": False}
