@@ -156,7 +156,7 @@ def image_gradient(image_shape, kernel: jax.Array, upstream: jax.Array, stride, 
 
 
 def _behind(image_shape, kernel_shape, out_shape, stride, sides: Sides) -> list[tuple[int, int]]:
-    """What the upstream gradient, once spread, is padded with, so that the flipped kernel has a place for each pixel."""
+    """What the upstream gradient, once spread, is padded with, so that the kernel has a place for each pixel."""
     return [
         (w - 1 - low, n + low - 1 - (places - 1) * s)
         for w, n, (low, _), places, s in zip(kernel_shape[:2], image_shape[1:3], sides, out_shape[1:3], stride)
@@ -201,7 +201,7 @@ def _by_tiles(images: jax.Array, kernel: jax.Array, stride, edges) -> jax.Array 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve_on_gpu(images: jax.Array, kernel: jax.Array, stride: tuple[int, int], sides: Sides) -> jax.Array:
-    """`convolve`, by the programs of `gpu_convolution.py` where they pay, else by XLA's library; each gradient likewise.
+    """`convolve`, by the programs of `gpu_convolution.py` where they pay, else by XLA's library; gradients too.
 
     The formulas of the gradients are those above.
     """

@@ -5,12 +5,15 @@ How fast anything is stands in no test: it is a property of a machine on a day.
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from cnn import progress
 from cnn.errors import UserError
 from experiments import benchmark, cost
-from experiments.peers import limits, serve
+from experiments.peers import limits, ours, serve
+from tests.checkers import assert_equal_arrays
 
 
 def test_the_operations_of_the_network_of_2017_by_hand():
@@ -65,6 +68,9 @@ def test_a_peer_that_computes_something_else_is_not_timed(tmp_path):
     far = {"cnn": Fake(0.7, gradient), "PyTorch": Fake(0.7, gradient + np.array([0, 6e-4]))}
     with pytest.raises(UserError, match="PyTorch computes another loss or gradient than cnn"):
         benchmark.check_same(far, tmp_path)
+    none = {"cnn": Fake(0.7, gradient), "PyTorch": Fake(0.7, np.array([np.nan, 4.0]))}
+    with pytest.raises(UserError, match="they differ by nan"):
+        benchmark.check_same(none, tmp_path)
     other_loss = {"cnn": Fake(0.7, gradient), "PyTorch": Fake(0.6999, gradient)}
     with pytest.raises(UserError, match="PyTorch computes another loss"):
         benchmark.check_same(other_loss, tmp_path)
@@ -90,9 +96,9 @@ def test_a_run_times_those_that_are_here_and_names_those_that_are_not(tmp_path, 
 
 def test_a_peer_that_fails_is_one_sentence(tmp_path):
     np.savez(tmp_path / "inputs.npz", nothing=np.zeros(1))
-    peer = benchmark.Peer(benchmark.PEERS["JAX, the first way"], tmp_path / "inputs.npz", "cpu")
+    peer = benchmark.Peer("JAX, the first way", tmp_path / "inputs.npz", "cpu")
     try:
-        with pytest.raises(UserError, match="the peer obvious ended; it said: KeyError: 'images'"):
+        with pytest.raises(UserError, match="the peer JAX, the first way ended; it said: KeyError: 'images'"):
             [peer.answer(), peer.ask(do="step", repeats=1)]
     finally:
         peer.close()
@@ -111,13 +117,60 @@ def test_precision_is_a_question_for_a_gpu_only(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_asked_for_many_times_in_a_row_counts_once(monkeypatch):
+def test_a_call_is_timed_as_a_whole_however_often_the_work_is_asked_for_in_it(monkeypatch):
     moments, asked = iter([10.0, 16.0, 20.0, 23.0]), []
     monkeypatch.setattr(serve.time, "perf_counter", lambda: next(moments))
-    assert serve.timed(asked.append, 2, times=3) == [6.0 / 3, 3.0 / 3]
+    assert serve.timed(asked.append, 2, times=3) == [6.0, 3.0]
     assert asked == [3, 3]
     moments = iter([1.0, 1.5])
     assert serve.timed(lambda: asked.append("once"), 1, times=None) == [0.5]
+
+
+class Timed:
+    """A peer that waits for each piece of its work, and takes 2 s for the first call and 0.5 for each after."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def ask(self, do: str, repeats: int, times: int) -> dict:
+        calls = [0.5 if self.calls + i else 2.0 for i in range(repeats)]
+        self.calls += repeats
+        return {"calls": calls, "seconds": calls}
+
+
+def test_the_first_call_is_told_as_it_was_and_does_not_count():
+    settings = benchmark.Settings(rounds=2, tasks=("step",))
+    console = progress.terminal()
+    seconds, first = benchmark.measure({"cnn": Timed(), "Keras on JAX": Timed()}, "gpu", settings, console)
+    assert first["Keras on JAX", "step"] == 2.0
+    assert seconds["Keras on JAX", "step"] == [0.5] * 8
+
+
+def test_steps_in_a_row_on_a_gpu_are_the_steps_one_by_one(monkeypatch):
+    inputs = benchmark.inputs(0)
+    inputs["weights"] = [(inputs[f"kernel{i}"], inputs[f"bias{i}"]) for i in range(5)]
+    many, one = ours.Peer(inputs), ours.Peer(inputs)
+    many.whole = jax.device_put(many.batch[:2])  # as on an accelerator
+    many.step(3)
+    for number in range(3):
+        one.state, _ = one.train_step(one.state, jax.random.fold_in(one.key, number), *one.batch)
+    for a, b in zip(jax.tree.leaves(many.state.parameters), jax.tree.leaves(one.state.parameters), strict=True):
+        assert_equal_arrays(a, np.asarray(b), "parameters", rtol=1e-2, atol=1e-4)
+
+
+def test_a_peer_without_work_is_left_out_and_told(tmp_path, capsys):
+    settings = benchmark.Settings(rounds=1, tasks=("epoch",), peers=("PyTorch, CUDA graphs", "albumentations"))
+    started = {}
+    np.savez(tmp_path / "inputs.npz", nothing=np.zeros(1))
+    try:
+        with pytest.raises(UserError, match="the peer cnn ended"):
+            benchmark.start(started, settings, tmp_path / "inputs.npz", "cpu", progress.terminal())
+    finally:
+        [peer.close() for peer in started.values()]
+    assert started.keys() == {"cnn"}
+    shown = capsys.readouterr().out
+    assert "left out: PyTorch, CUDA graphs, since it does none of this work on a CPU" in shown
+    assert "left out: albumentations, since" in shown
 
 
 def assert_plausible(point: dict) -> None:

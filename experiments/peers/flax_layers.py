@@ -57,7 +57,9 @@ class Peer:
             optimizer.update(network, gradients)
             return value
 
-        self.train_step, self.logits = step, nnx.jit(lambda network, images: network(images))
+        # its guide to performance: else each call would walk through the network in Python
+        self.train_step = nnx.cached_partial(step, self.network, self.optimizer)
+        self.logits = nnx.cached_partial(nnx.jit(lambda network, images: network(images)), self.use)
 
     def loss_and_gradients(self):
         """See `experiments/peers/__init__.py`."""
@@ -71,11 +73,11 @@ class Peer:
     def step(self, times: int):
         """See `experiments/peers/__init__.py`."""
         for _ in range(times):
-            value = self.train_step(self.network, self.optimizer, *self.batch)
+            value = self.train_step(*self.batch)
         jax.block_until_ready((value, nnx.state(self.network)))
 
     def forward(self, times: int):
         """See `experiments/peers/__init__.py`."""
         for _ in range(times):
-            logits = self.logits(self.use, self.batch[0])
+            logits = self.logits(self.batch[0])
         logits.block_until_ready()

@@ -14,13 +14,14 @@ from experiments.peers import BATCH, DEGREES, DEVICE, DROPOUT, EPOCH, LEARNING_R
 
 BACKEND = keras.backend.backend()
 QUEUED = ()  # `train_on_batch` and `predict_on_batch` wait
-PACKAGE = {"tensorflow": "tensorflow-cpu", "jax": "jax"}[BACKEND]
-VERSIONS = {"keras": version("keras"), PACKAGE: version(PACKAGE)}
-if DEVICE == "gpu" and BACKEND == "tensorflow":
+if BACKEND == "tensorflow":
     import tensorflow
 
-    if not tensorflow.config.list_physical_devices("GPU"):
+    VERSIONS = {"keras": version("keras"), "tensorflow": tensorflow.__version__}
+    if DEVICE == "gpu" and not tensorflow.config.list_physical_devices("GPU"):
         raise ImportError(name="TensorFlow for a GPU")
+else:
+    VERSIONS = {"keras": version("keras"), "jax": version("jax")}
 
 
 def network(weights, policy: str) -> keras.Sequential:

@@ -45,10 +45,13 @@ def does(name: str, kind: str) -> tuple[str, ...]:
 class Peer:
     """A peer in a process of its own, that is asked and answers."""
 
-    def __init__(self, entry: Entry, path: Path, kind: str, precision: str = "float32"):
+    def __init__(self, name: str, path: Path, kind: str, precision: str = "float32"):
+        self.name, entry = name, PEERS[name]
         mine = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # cnn sets its own again
         mine |= entry.environment | {"PEER_DEVICE": kind, "PEER_PRECISION": precision}
         mine |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if kind == "cpu" else {}
+        if kind == "gpu":  # one for all: of several, not all peers would use all
+            mine["CUDA_VISIBLE_DEVICES"] = mine.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the peer has ended)
         command = [sys.executable, "-m", "experiments.peers.serve", entry.module, str(path)]
         self.process = subprocess.Popen(
@@ -61,7 +64,7 @@ class Peer:
         if not line:
             self.errors.seek(0)
             last = (self.errors.read().strip().splitlines() or ["nothing"])[-1]
-            raise UserError(f"the peer {self.process.args[-2]} ended; it said: {last}")
+            raise UserError(f"the peer {self.name} ended; it said: {last}")
         return json.loads(line)
 
     def send(self, **request) -> None:
@@ -81,13 +84,17 @@ class Peer:
         self.errors.close()
 
 
-def start(
-    started: dict[str, Peer], names: tuple[str, ...], path: Path, kind: str, precision: str, console: "Console"
-) -> dict[str, str]:
-    """Puts every peer that is installed into `started`, and tells which are not; returns their libraries' versions."""
-    chosen = [name for name in PEERS if does(name, kind) and name in ("cnn", *names)]
-    started.update((name, Peer(PEERS[name], path, kind, precision)) for name in chosen)
+def start(started: dict[str, Peer], settings, path: Path, kind: str, console: "Console") -> dict[str, str]:
+    """Puts every peer that is asked for and installed into `started`, and tells which are not; returns their versions.
+
+    `settings`: those of the benchmark, with `peers`, `tasks` and `precision`.
+    """
     versions = {}
+    for name in ("cnn", *(name for name in settings.peers if name != "cnn")):
+        if name == "cnn" or set(does(name, kind)) & set(settings.tasks):
+            started[name] = Peer(name, path, kind, settings.precision)
+        else:
+            console.print(f"left out: {name}, since it does none of this work on a {kind.upper()}", highlight=False)
     for name, peer in list(started.items()):
         answer = peer.answer()
         if "absent" in answer:

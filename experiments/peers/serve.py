@@ -5,9 +5,11 @@ python -m experiments.peers.serve MODULE INPUTS.npz
 
 import importlib
 import json
+import re
 import resource
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -21,13 +23,20 @@ def read_inputs(path: str) -> dict:
 
 
 def timed(work, repeats: int, times: int | None) -> list[float]:
-    """Seconds of each of `repeats` calls; given `times`, a call does the work so often, and its share is told."""
+    """Seconds of each of `repeats` calls, in each of which the work is asked for so many `times`, if they are given."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
         work() if times is None else work(times)
-        seconds.append((time.perf_counter() - started) / (times or 1))
+        seconds.append(time.perf_counter() - started)
     return seconds
+
+
+def peak_megabytes() -> float:
+    """The most memory that this process had, on the host. On Linux; elsewhere that of who started it counts too."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s*(\d+)", status.read_text()) if status.exists() else None
+    return (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
 
 
 def main(module: str, path: str) -> None:
@@ -36,10 +45,10 @@ def main(module: str, path: str) -> None:
     inputs = read_inputs(path)
     try:
         found = importlib.import_module(f"experiments.peers.{module}")
+        peer = found.Peer(inputs)
     except ImportError as error:
         print(json.dumps({"absent": error.name or str(error)}), file=answers, flush=True)
         return
-    peer = found.Peer(inputs)
     print(json.dumps({"versions": found.VERSIONS}), file=answers, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
@@ -51,8 +60,9 @@ def main(module: str, path: str) -> None:
             answer = {}
         else:
             times = request.get("times", 1) if request["do"] in found.QUEUED else None
-            answer = {"seconds": timed(getattr(peer, request["do"]), request["repeats"], times)}
-        answer["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            calls = timed(getattr(peer, request["do"]), request["repeats"], times)
+            answer = {"calls": calls, "seconds": [call / (times or 1) for call in calls]}  # of a call; of the work once
+        answer["peak_mb"] = peak_megabytes()
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -1,5 +1,6 @@
 """PyTorch, channels last, compiled in the mode PEER_COMPILED if set; for the whole job a DataLoader, albumentations."""
 
+import importlib.util
 import os
 from importlib.metadata import version
 
@@ -47,6 +48,13 @@ def in_their_layout(array: np.ndarray) -> np.ndarray:
     return array.T
 
 
+def begin_worker(number: int) -> None:
+    """One thread in each of the loader's processes, as albumentations advises: they are as many as processors."""
+    import cv2
+
+    cv2.setNumThreads(0)
+
+
 class Augmented(torch.utils.data.Dataset):
     """58 images in memory, drawn again and again, each time augmented by albumentations."""
 
@@ -68,6 +76,8 @@ class Peer:
     """See `experiments/peers/__init__.py`."""
 
     def __init__(self, inputs: dict):
+        if not MODE and not importlib.util.find_spec("albumentations"):
+            raise ImportError(name="albumentations")  # which the whole job needs
         self.inputs = inputs
         self.network = nn.Sequential(
             *(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.MaxPool2d(2)),
@@ -81,7 +91,8 @@ class Peer:
         self.images = self.light(torch.from_numpy(inputs["images"]).permute(0, 3, 1, 2))
         self.labels = torch.from_numpy(inputs["labels"]).float().to(PLACE)
         self.adam = torch.optim.Adam(self.network.parameters(), LEARNING_RATE, fused=DEVICE == "gpu")
-        self.run = torch.compile(self.network, mode=MODE) if MODE else self.network
+        # `dynamic`: else, having seen two sizes of batch, it would compile for any
+        self.run = torch.compile(self.network, mode=MODE, dynamic=False) if MODE else self.network
         self.loader = None
         allow_tf32(PRECISION != "float32")
 
@@ -136,6 +147,7 @@ class Peer:
         if self.loader is None:  # its processes are started once, and stay for all epochs
             data = Augmented(self.inputs["originals"], self.inputs["classes"])
             options = {"num_workers": os.cpu_count(), "persistent_workers": True, "pin_memory": DEVICE == "gpu"}
+            options["worker_init_fn"] = begin_worker
             self.loader = torch.utils.data.DataLoader(data, BATCH, shuffle=True, **options)
         for images, labels in self.loader:
             self.learn(self.light(images), labels.to(PLACE, non_blocking=True).float())
