@@ -1,17 +1,22 @@
 """The convolution as a GPU computes it: many small programs at once, each of which makes one tile of the result.
 
 A GPU has many multiprocessors (an H100: 132), each with little fast memory of its own, and one large, slow memory for
-all. What is slow is fetching, not multiplying. So a program has 64 or 128 places and up to 64 output channels, and
-keeps their sums in fast memory until they are done. It goes through the weights 32 at a time: fetches what these see
-at its places, (places, 32), and their rows of the kernel, (32, out_channels), multiplies, and adds. That is the product
-of `convolution.convolve_im2col`; but the matrix of patches, nine times the image, never exists as a whole: each piece
-is used where it was fetched, and forgotten. The gradient by the kernel is the transposed product, patches.T @ upstream,
-summed over all places; each program sums over some of them, and the sums are added up in a fixed order, so that the
-same seed gives the same bits.
+all. What is slow is fetching, not multiplying, so what was fetched must be used often. As in
+`convolution.convolve_im2col` the kernel is a matrix: below, a *weight* is the number of one of its rows, (i, j, c) in
+the window, and a *place* is the number of an output pixel, (n, y, x). A *tile* is the result for 64 or 128 places and
+up to 64 output channels; a *program* makes one. It goes through the weights 32 at a time: fetches what these see at
+its places, (places, 32), and their rows of the kernel, (32, out_channels), multiplies the two, and adds the product to
+its sums, which stay in fast memory until they are done. So each number of a patch serves up to 64 channels, each of the
+kernel 64 or 128 places, and the matrix of all patches, nine times the image for a 3 x 3 kernel, never exists whole.
 
-NVIDIA's library (cuDNN), which XLA calls, is made for many channels, and for factors rounded to 11 bits (tf32; sums are
-float32). Microseconds on an H100, for two convolutions of 32 images (120 x 160 of 3 channels and 59 x 79 of 32; 3 x 3,
-to 32 channels):
+The gradient by the kernel is the transposed product, patches.T @ upstream, with the sum over places: a tile is up to 64
+weights and 64 output channels, and its programs go through some of the places each, 64 at a time. Their sums are added
+up in a fixed order, so that the same seed gives the same bits.
+
+NVIDIA's library (cuDNN), which XLA calls, is made for many channels, and for factors rounded to 11 significant bits
+(tf32; sums are float32). Microseconds on an H100, for two convolutions of 32 images (120 x 160 of 3 channels and
+59 x 79 of 32; 3 x 3, to 32 channels). The library is asked as this project asks it, for the same bits every time, for
+which XLA takes the first of its routines that will do (see `__init__.py`), not the fastest that it finds:
 
                                  3 channels: library   here   32 channels: library   here
     float32     convolution                       99     61                    133    102
@@ -41,7 +46,7 @@ except ImportError:
 # Programs that share a kernel gradient: 8 for each multiprocessor of an H100. Each has sums of its own, that are added
 # up after; so there are no more than it takes to keep the GPU busy.
 PROGRAMS = 1056
-_EXACT = ("float32", "highest", "F32_F32_F32")  # jax's names for products with all 24 bits
+_EXACT = ("float32", "highest", "F32_F32_F32")  # jax's names for products of all 24 significant bits
 
 
 def is_exact(dtype: jnp.dtype) -> bool:
@@ -50,19 +55,19 @@ def is_exact(dtype: jnp.dtype) -> bool:
 
 
 def _power_of_two(number: int, most: int) -> int:
-    """The smallest that is at least `number` and 16, or `most`: so Triton wants the sides of what it multiplies."""
+    """The smallest power of two that is at least 16 and `number`, but `most` at most: Triton requires such sides."""
     return min(most, max(16, 1 << (number - 1).bit_length()))
 
 
 def _run(program: Callable, grid: tuple[int, ...], size: int, dtype, ahead: int, *operands: jax.Array) -> jax.Array:
-    """Runs program(*operands, result) once for every place in a grid, where `pl.program_id(axis)` tells it which.
+    """Starts a copy of program(*operands, result) for each cell of the grid; `pl.program_id(axis)` is its position.
 
-    It gets references: addresses of arrays, all flat here. `triton.load` fetches the numbers at a matrix of indices,
-    and takes 0 where its mask is False, since the last tile hangs over the edge. 4 "warps" of 32 threads share a tile.
+    A copy gets references, the addresses of arrays, all flat here. `triton.load` fetches the numbers at a matrix of
+    indices, with 0 where its mask is False, since the last tile hangs over the edge. 4 x 32 threads share a tile.
 
     Args:
         size, dtype: of the flat result.
-        ahead: for how many steps of a loop loads are on their way at once.
+        ahead: 1 loads what a step of a loop needs when it needs it; 3 has the loads of two further steps on their way.
     """
     call = pl.pallas_call(
         program,
@@ -85,9 +90,9 @@ def _patches(images_ref, place: jax.Array, weight: jax.Array, image_shape, windo
     In a flat array pixel (n, y, x, c) is number ((n * height + y) * width + x) * channels + c. `corner` is the part of
     it that depends on the place, `below` the part that depends on the weight, and their sum is what to fetch.
 
-    `lax.div` rounds towards 0 and `//` down. Nothing is negative here, so both are right; but through the other's extra
-    case the compiler does not see that neighbouring channels lie side by side, and fetches them one by one, not in
-    fours (32 channels to 32, float32: 121 us for 102).
+    `lax.div` rounds towards 0 and `//` down. Nothing is negative here, so both are right; but what `//` does for
+    negative numbers hides from the compiler that neighbouring channels lie side by side, and it fetches them one by
+    one, not in fours: 121 us for a convolution of 32 channels in float32 instead of 102.
     """
     batch, height, width, channels = image_shape
     n, y, x = lax.div(place, out[0] * out[1]), lax.rem(lax.div(place, out[1]), out[0]), lax.rem(place, out[1])
@@ -168,7 +173,7 @@ def kernel_gradient_by_tiles(
         inside = (weight < weights)[:, None] & (o < out_channels)
         triton.store(result_ref.at[(part * weights + weight)[:, None] * out_channels + o], total, mask=inside)
 
-    # No loads ahead: Triton would turn each of those patches over in fast memory one number at a time, not four.
+    # Nothing is loaded ahead: it would be transposed on its way, one number at a time instead of four.
     sums = _run(program, (parts, *across), parts * weights * out_channels, jnp.float32, 1, images, upstream)
     return sums.reshape(parts, *window, channels, out_channels).sum(0)
 
@@ -181,7 +186,7 @@ def available(dtype: jnp.dtype, exact: bool) -> bool:
     """Whether the device runs such programs for this dtype: the largest tiles are compiled, to see.
 
     With several devices none are used: XLA can divide its own operations among them, but not what it cannot look into.
-    `exact` is part of the question only because the answer is kept: see `is_exact`.
+    `exact`, which the programs find out themselves (`is_exact`), is here so that each answer is kept by itself.
     """
     if triton is None or jax.default_backend() != "gpu" or len(jax.devices()) > 1:
         return False
@@ -197,10 +202,11 @@ def available(dtype: jnp.dtype, exact: bool) -> bool:
 
 
 def pays(images: jax.Array, *others: jax.Array, for_gradient: bool = False) -> bool:
-    """Whether the programs here are the faster way for a convolution of `images`, or for its kernel gradient.
+    """Whether a convolution of `images`, or its kernel gradient, is left to the programs here.
 
-    In float32 always, else for few channels (as far as measured: see the table; as fast does not count). None of the
-    arrays, `others` included, may have more numbers than an index of 32 bits can tell apart.
+    In exact float32 always; else below 16 channels; in tf32 the kernel gradient below 64. Measured are 3 and 32
+    channels, in float32 and tf32; where between them the limits lie is a guess. At 32 channels in tf32 the library's
+    convolution, as good as equal, remains. No array, `others` included, may have 2^31 numbers: an index has 32 bits.
     """
     few = 64 if for_gradient and images.dtype == jnp.float32 else 16
     exact, fits = is_exact(images.dtype), all(array.size < 2**31 for array in (images, *others))

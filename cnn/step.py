@@ -18,7 +18,7 @@ from cnn.augment import Augmentation, compiled
 from cnn.loss import cross_entropy, probabilities
 from cnn.network import Network
 
-SMALL = 1 << 16  # numbers
+SMALL = 1 << 16  # numbers: a gradient of fewer is looked at, whether it is sound, together with others
 
 
 class State(NamedTuple):
@@ -80,7 +80,7 @@ def make_step(
     has all images, and is told which belong to which step, goes on alone. Only the order of sums may be another.
 
     `dtype` is what the layers compute in. In bfloat16, 8 bits of 24, a GPU multiplies several times as fast, and half
-    as many bytes move; weights, gradients and their sums over steps, and the loss, stay float32 (Micikevicius et al.,
+    as many bytes move; weights, what Adam keeps of the gradients, and the loss stay float32 (Micikevicius et al.,
     "Mixed precision training", ICLR 2018; bfloat16 has the range of float32, so no loss scaling is needed).
     """
 
@@ -110,7 +110,7 @@ def make_step(
         )
         # A gradient that is infinite or no number ruins the weights, though the loss that it belongs to may be sound.
         total, correct = sums
-        # The small ones are looked at together, since on a GPU each look is a program of its own.
+        # Small ones together, since on a GPU each look is a program of its own.
         leaves = jax.tree.leaves(gradients)
         small = jnp.concatenate([jnp.zeros(0), *(leaf.ravel() for leaf in leaves if leaf.size < SMALL)])
         large = [leaf for leaf in leaves if leaf.size >= SMALL]

@@ -152,9 +152,10 @@ def train(
         step: compiled by `make_step` before, for a network of the same layers; compiled here unless given.
         dtype: what the layers compute in, see `make_step`, where `step` is not given.
         at_once: steps a call; unless given, one, or `share_steps` where the images lie on an accelerator (`make_step`).
-        on_step: called after each step with its number from 1, the number of steps of the run, and its sums.
+        on_step: called for each step, once its call was made, with its number from 1, the number of steps of the run,
+            and its sums.
         start: where to go on; at the beginning unless given.
-        pause: asked after each step; if it says yes, the Point is yielded, between epochs or within one.
+        pause: asked after each call; if it says yes, the Point is yielded, between epochs or within one.
         debug_nans: look at the loss after every step, and say where it became no finite number; slower.
     Raises:
         UserError: if a loss is no finite number; what was yielded before is sound.

@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from cnn import gpu_convolution
 from cnn.convolution import convolve_lax, convolve_loops, convolve_loops_gradient
 from cnn.errors import ShapeError
 from cnn.fast_convolution import (
     convolve,
     convolve_by_four,
-    convolve_on_gpu,
     fold,
     image_gradient,
     kernel_gradient,
@@ -270,38 +268,3 @@ def test_four_places_at_a_time_give_the_sum_of_the_loops(image_shape, kernel_sha
     sides = padding if isinstance(padding, tuple) else ((padding, padding),) * 2
     assert_equal_arrays(convolve_by_four(images, kernel, sides, want.shape[1:3]), want, "by four", atol=1e-5)
     assert_equal_arrays(convolve(images, kernel, 1, padding), want, "as the layers call it", atol=1e-5)
-
-
-# On a GPU
-
-
-@pytest.mark.parametrize("by_tiles", [True, False], ids=["by tiles", "by the library"])
-@pytest.mark.parametrize("padding", [0, 2, ((0, 1), (2, 0))], ids=["none", "two", "unlike sides"])
-@pytest.mark.parametrize("stride", [(1, 1), (2, 3)], ids=["step by 1", "steps by 2 and 3"])
-def test_on_a_gpu_both_gradients_are_those_of_the_loops_either_way(stride, padding, by_tiles, monkeypatch):
-    monkeypatch.setattr(gpu_convolution, "pays", lambda images, *others, for_gradient=False: by_tiles)
-    images, kernel = noise(2, 8, 9, 3), noise(3, 4, 3, 5)
-    upstream = noise(*convolve_loops(images, kernel, stride, padding).shape)
-    sides = padding if isinstance(padding, tuple) else ((padding, padding),) * 2
-    operands = [jnp.asarray(array, jnp.float32) for array in (images, kernel, upstream)]
-    with jax.default_matmul_precision("float32"):
-        both = jax.make_jaxpr(
-            lambda *both: jax.vjp(lambda *b: convolve_on_gpu(*b, stride, sides), *both[:2])[1](both[2])
-        )
-        assert str(both(*operands)).count("pallas_call") == (3 if by_tiles else 0)
-        got, pull = jax.vjp(lambda *both: convolve_on_gpu(*both, stride, sides), *operands[:2])
-        gradients = pull(operands[2])
-    assert_equal_arrays(got, convolve_loops(images, kernel, stride, padding), "forward", rtol=1e-5, atol=1e-5)
-    want = convolve_loops_gradient(images, kernel, upstream, stride, padding)
-    for found, by_loops, name in zip(gradients, want, ("images", "kernel")):
-        assert_equal_arrays(found, by_loops, name, rtol=1e-5, atol=1e-5)
-
-
-def test_where_jax_computes_on_a_gpu_the_layers_call_its_convolution(monkeypatch):
-    images, kernel = (jnp.asarray(array, jnp.float32) for array in (noise(2, 6, 7, 3), noise(3, 3, 3, 4)))
-    here = convolve(images, kernel, 1, 1)
-    monkeypatch.setattr(gpu_convolution, "pays", lambda images, *others, for_gradient=False: False)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    there = str(jax.make_jaxpr(lambda *both: convolve(*both, 1, 1))(images, kernel))
-    assert there.count("conv_general_dilated") == 1
-    assert_equal_arrays(convolve(images, kernel, 1, 1), here, "the same sums", rtol=1e-5, atol=1e-5)

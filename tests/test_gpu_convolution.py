@@ -11,13 +11,16 @@ import pytest
 
 from cnn import gpu_convolution
 from cnn.convolution import convolve_loops, convolve_loops_gradient
+from cnn.fast_convolution import convolve, convolve_on_gpu
 from cnn.gpu_convolution import available, convolve_by_tiles, is_exact, kernel_gradient_by_tiles, pays
 from tests.checkers import assert_equal_arrays
 from tests.test_convolution import noise
 
+pytest.importorskip("jax.experimental.pallas.triton", reason="this jax has no Triton: the library does all")
+
 CASES = {  # images, kernel, stride: what is at the edge of a tile, or beyond it
     "few channels": ((2, 9, 11, 3), (3, 3, 3, 5), (1, 1)),
-    "one tile of weights is a place": ((1, 6, 7, 32), (3, 3, 32, 32), (1, 1)),
+    "32 channels, so that a tile of weights is a pixel of the kernel": ((1, 6, 7, 32), (3, 3, 32, 32), (1, 1)),
     "steps by 2 and 3": ((2, 13, 14, 4), (6, 5, 4, 8), (2, 3)),
     "more kernels than a tile is wide": ((1, 5, 5, 2), (2, 2, 2, 70), (1, 1)),
     "one pixel": ((1, 1, 1, 1), (1, 1, 1, 1), (1, 1)),
@@ -68,16 +71,16 @@ def test_the_taller_tile_of_tf32_gives_the_same_but_for_its_rounding():
 
 
 def test_many_programs_that_share_a_gradient_give_the_sum_of_all(monkeypatch):
-    images, upstream = float32(noise(3, 20, 21, 2), noise(3, 18, 19, 4))
-    want = kernel_gradient_by_tiles(images, upstream, (3, 3), (1, 1))
-    for programs in (1, 7, 1000):
+    images, kernel, upstream = noise(3, 20, 21, 2), noise(3, 3, 2, 4), noise(3, 18, 19, 4)
+    want = convolve_loops_gradient(images, kernel, upstream)[1]
+    for programs in (1, 7, 17):  # for 17 tiles of places: 17 steps of one program, 3 of each of 6, 1 of each
         monkeypatch.setattr(gpu_convolution, "PROGRAMS", programs)
-        got = kernel_gradient_by_tiles(images, upstream, (3, 3), (1, 1))
+        got = kernel_gradient_by_tiles(*float32(images, upstream), (3, 3), (1, 1))
         assert_equal_arrays(got, want, f"{programs} programs", rtol=1e-5, atol=1e-4)
 
 
 def test_bfloat16_is_summed_in_float32(monkeypatch):
-    # In bfloat16, which has 8 bits, 256 + 1 is 256. So 256 first, and then 1 in each tile of 32 weights: 256 + 32.
+    # In bfloat16, which keeps 8 significant bits, 256 + 1 is 256. So 256 first, then 1 in each 32 weights: 256 + 32.
     images, kernel = np.ones((1, 1, 1, 1056)), np.zeros((1, 1, 1056, 1))
     kernel[0, 0, 0], kernel[0, 0, 32::32] = 256, 1
     got = convolve_by_tiles(jnp.asarray(images, jnp.bfloat16), jnp.asarray(kernel, jnp.bfloat16), (1, 1))
@@ -96,7 +99,9 @@ def test_bfloat16_is_summed_in_float32(monkeypatch):
 # How exactly, and when
 
 
-@pytest.mark.parametrize(("precision", "exactly"), [("float32", True), ("F32_F32_F32", True), ("tensorfloat32", False)])
+@pytest.mark.parametrize(
+    ("precision", "exactly"), [(name, True) for name in gpu_convolution._EXACT] + [("tensorfloat32", False)]
+)
 def test_products_have_all_bits_where_jax_is_set_to_it(precision, exactly):
     images, kernel = jnp.zeros((1, 4, 4, 3)), jnp.zeros((3, 3, 3, 8))
     with jax.default_matmul_precision(precision):
@@ -161,7 +166,7 @@ def test_they_are_available_where_one_gpu_compiles_them_and_nowhere_else(asked_a
         patch.setattr(jax, "devices", lambda: [None])
         found = {}
         for name, attribute, value in (
-            ("one GPU", "PROGRAMS", 1),
+            ("one GPU", "PROGRAMS", 1),  # which changes nothing here
             ("no Triton", "triton", None),
             ("refused", "kernel_gradient_by_tiles", refused),
         ):
@@ -173,3 +178,35 @@ def test_they_are_available_where_one_gpu_compiles_them_and_nowhere_else(asked_a
         patch.setattr(jax, "devices", lambda: [None, None])
         found["two GPUs"] = available(jnp.float32, True)
     assert found == {"one GPU": True, "no Triton": False, "refused": False, "two GPUs": False}
+
+
+# As the layers call it (fast_convolution.py)
+
+
+@pytest.mark.parametrize("by_tiles", [True, False], ids=["by tiles", "by the library"])
+@pytest.mark.parametrize("padding", [0, 2, ((0, 1), (2, 0))], ids=["none", "two", "unlike sides"])
+@pytest.mark.parametrize("stride", [(1, 1), (2, 3)], ids=["step by 1", "steps by 2 and 3"])
+def test_on_a_gpu_both_gradients_are_those_of_the_loops_either_way(stride, padding, by_tiles, monkeypatch):
+    monkeypatch.setattr(gpu_convolution, "pays", lambda images, *others, for_gradient=False: by_tiles)
+    images, kernel = noise(2, 8, 9, 3), noise(3, 4, 3, 5)
+    upstream = noise(*convolve_loops(images, kernel, stride, padding).shape)
+    sides = padding if isinstance(padding, tuple) else ((padding, padding),) * 2
+    operands = float32(images, kernel, upstream)
+    both = jax.make_jaxpr(lambda *both: jax.vjp(lambda *b: convolve_on_gpu(*b, stride, sides), *both[:2])[1](both[2]))
+    assert str(both(*operands)).count("pallas_call") == (3 if by_tiles else 0)
+    got, pull = jax.vjp(lambda *both: convolve_on_gpu(*both, stride, sides), *operands[:2])
+    gradients = pull(operands[2])
+    assert_equal_arrays(got, convolve_loops(images, kernel, stride, padding), "forward", rtol=1e-5, atol=1e-5)
+    want = convolve_loops_gradient(images, kernel, upstream, stride, padding)
+    for found, by_loops, name in zip(gradients, want, ("images", "kernel")):
+        assert_equal_arrays(found, by_loops, name, rtol=1e-5, atol=1e-5)
+
+
+def test_where_jax_computes_on_a_gpu_the_layers_call_its_convolution(monkeypatch):
+    images, kernel = float32(noise(2, 6, 7, 3), noise(3, 3, 3, 4))
+    here = convolve(images, kernel, 1, 1)
+    monkeypatch.setattr(gpu_convolution, "pays", lambda images, *others, for_gradient=False: False)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    there = str(jax.make_jaxpr(lambda *both: convolve(*both, 1, 1))(images, kernel))
+    assert there.count("conv_general_dilated") == 1
+    assert_equal_arrays(convolve(images, kernel, 1, 1), here, "the same sums", rtol=1e-5, atol=1e-5)
