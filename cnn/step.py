@@ -29,7 +29,10 @@ class State(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What a step reports, summed over its images, as arrays that are still being computed: ask late, not often."""
+    """What a step reports, summed over its images, as arrays that are still being computed: ask late, not often.
+
+    Of several steps in a call, each is (steps,).
+    """
 
     loss: jax.Array  # () nats
     correct: jax.Array  # ()

@@ -152,8 +152,8 @@ def train(
         step: compiled by `make_step` before, for a network of the same layers; compiled here unless given.
         dtype: what the layers compute in, see `make_step`, where `step` is not given.
         at_once: steps a call; unless given, one, or `share_steps` where the images lie on an accelerator (`make_step`).
-        on_step: called for each step, once its call was made, with its number from 1, the number of steps of the run,
-            and its sums.
+        on_step: called after each call with the number of steps done, the number of steps of the run, and the sums
+            over the steps of the call.
         start: where to go on; at the beginning unless given.
         pause: asked after each call; if it says yes, the Point is yielded, between epochs or within one.
         debug_nans: look at the loss after every step, and say where it became no finite number; slower.
@@ -183,20 +183,20 @@ def train(
             if whole is not None:
                 chosen = members[indices[these]]
                 state, (losses, corrects) = step.many(state, steps_key, done, *whole, chosen, weights[these])
+                told = Sums(losses.sum(), corrects.sum(), int(weights[these].sum()))
             else:
                 key, shown = jax.random.fold_in(steps_key, done), feed(members[indices[i]], weights[i])
                 before = copied(state.parameters) if debug_nans else None
-                state, (loss, correct) = step(state, key, *shown)
-                losses, corrects = [loss], [correct]
-                if debug_nans and not np.isfinite(float(loss)):
+                state, (losses, corrects) = step(state, key, *shown)
+                told = Sums(losses, corrects, int(weights[i].sum()))
+                if debug_nans and not np.isfinite(float(losses)):
                     augment_key, layers_key = jax.random.split(key)  # as in the step
                     light = compiled(augmentation)(augment_key, jnp.asarray(shown[0]))
                     place = first_unsound(nnx.merge(graph, before), light, *map(jnp.asarray, shown[1:]), layers_key)
                     raise UserError(f"training: in step {done + 1} {place}; try a smaller --learning-rate")
-            for loss, correct, counted in zip(losses, corrects, weights[these].sum(1)):
-                done += 1
-                sums.append(Sums(loss, correct, int(counted)))
-                on_step(done, epochs * a_epoch, sums[-1])
+            sums.append(Sums(losses, corrects, weights[these].sum(1)))
+            done += len(weights[these])
+            on_step(done, epochs * a_epoch, told)
             if done % a_epoch and pause():
                 sums = as_numbers(sums)
                 check_finite(sums, done)
@@ -222,8 +222,9 @@ def share_steps(steps: int) -> int:
 
 
 def as_numbers(sums: list[Sums]) -> list[Sums]:
-    """What steps reported, once they are done, fetched together: one by one takes a GPU longer than some steps."""
-    return [Sums(float(s.loss), float(s.correct), s.images) for s in jax.device_get(sums)]
+    """What each step of these calls reported. Waits until they are done, and fetches all at once, which a GPU likes."""
+    calls = [map(np.atleast_1d, call) for call in jax.device_get(sums)]
+    return [Sums(float(loss), float(correct), int(images)) for call in calls for loss, correct, images in zip(*call)]
 
 
 def check_finite(sums: list[Sums], done: int) -> None:

@@ -4,7 +4,6 @@ Next: test_training.py.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -73,11 +72,18 @@ def test_several_steps_in_one_call_are_the_steps_one_by_one():
             assert_equal_arrays(array, theirs[name], name, rtol=1e-3, atol=1e-5)
 
 
-def test_each_step_of_a_call_is_reported():
-    seen = []
-    list(run(epochs=2, at_once=2, on_step=lambda done, total, sums: seen.append((done, total, sums.images, sums.loss))))
-    assert [one[:3] for one in seen] == [(1, 6, 4), (2, 6, 4), (3, 6, 3), (4, 6, 4), (5, 6, 4), (6, 6, 3)]
-    assert all(math.isfinite(float(loss)) for *_, loss in seen)
+def test_each_call_reports_the_sums_over_its_steps():
+    def reported(at_once: int) -> list[tuple]:
+        seen = []
+        list(run(epochs=2, at_once=at_once, on_step=lambda *told: seen.append(told)))
+        return [(done, total, sums.images, float(sums.loss)) for done, total, sums in seen]
+
+    one, two = reported(1), reported(2)
+    assert [step[:3] for step in one] == [(1, 6, 4), (2, 6, 4), (3, 6, 3), (4, 6, 4), (5, 6, 4), (6, 6, 3)]
+    assert [call[:3] for call in two] == [(2, 6, 8), (3, 6, 3), (5, 6, 8), (6, 6, 3)]
+    losses = [loss for *_, loss in one]
+    want = [losses[0] + losses[1], losses[2], losses[3] + losses[4], losses[5]]
+    assert [loss for *_, loss in two] == pytest.approx(want, rel=1e-4)
 
 
 def test_a_run_of_calls_is_taken_up_between_two_of_them_with_the_same_bytes():
