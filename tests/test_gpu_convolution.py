@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from cnn import gpu_convolution
 from cnn.convolution import convolve_loops, convolve_loops_gradient
@@ -94,6 +95,21 @@ def test_bfloat16_is_summed_in_float32(monkeypatch):
     gradient = kernel_gradient_by_tiles(images, upstream, (1, 1), (1, 1))
     assert gradient.dtype == jnp.float32
     assert float(gradient[0, 0, 0, 0]) == 256 + 8
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("precision", ["float32", "tensorfloat32"])
+def test_without_a_gpu_too_they_are_translated_for_one(precision, dtype, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    kind = AbstractDevice(device_kind="NVIDIA H100 80GB HBM3", num_cores=None, platform="gpu")
+    images, kernel, upstream = (
+        jax.ShapeDtypeStruct(shape, dtype) for shape in ((2, 9, 10, 3), (3, 3, 3, 70), (2, 7, 8, 70))
+    )
+    with use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=kind)), jax.default_matmul_precision(precision):
+        forward = jax.jit(lambda *both: convolve_by_tiles(*both, (1, 1))).trace(images, kernel)
+        backward = jax.jit(lambda *both: kernel_gradient_by_tiles(*both, (3, 3), (1, 1))).trace(images, upstream)
+        translated = [one.lower(lowering_platforms=("cuda",)).as_text() for one in (forward, backward)]
+    assert [text.count('custom_call @__gpu$xla.gpu.triton') for text in translated] == [1, 1]
 
 
 # How exactly, and when
