@@ -6,15 +6,7 @@
 Every layer is called alike, `layer(inputs, key=None)`. A key means training: dropout is random, and uses it. Without
 a key the network is being used: nothing is random. So no layer has a mode that somebody can forget to switch.
 
-Kernels start random, because equal kernels would get equal gradients and stay equal; biases start at 0. How large the
-kernels start decides whether signals fade or explode from layer to layer:
-
-    glorot_uniform  within +-sqrt(6 / (fan_in + fan_out)): the default of Keras, so of the network of 2017
-                    (Glorot and Bengio, AISTATS 2010, equation 16)
-    he_normal       variance 2 / fan_in: makes up for the half of the signal that a ReLU removes
-                    (He, Zhang, Ren and Sun, ICCV 2015, equation 10)
-
-fan_in is the number of inputs that one output sees: kernel_height * kernel_width * in_channels for a convolution.
+Kernels start at random (`initialization.py`), biases at 0.
 """
 
 import jax
@@ -27,11 +19,9 @@ from cnn.attention import attention_pool, attention_weights
 from cnn.channels import add_bias
 from cnn.errors import ShapeError
 from cnn.fast_convolution import convolve
+from cnn.initialization import glorot_uniform
 from cnn.stains import relative_stains, separate_stains
 from cnn.windows import Padding, pair
-
-glorot_uniform = jax.nn.initializers.glorot_uniform()
-he_normal = jax.nn.initializers.he_normal()
 
 
 def _sizes(**sizes: int) -> None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from cnn.errors import ShapeError, UserError
+from cnn.initialization import glorot_uniform, he_normal
 from cnn.layers import (
     AttentionPool,
     AveragePool,
@@ -23,7 +24,6 @@ from cnn.layers import (
     MaxPool,
     ReLU,
     SeparateStains,
-    he_normal,
 )
 from cnn.network import Network
 from cnn.windows import receptive_fields
@@ -108,7 +108,7 @@ def seed(image_shape: tuple[int, int, int], classes: int, *, dropout: float = 0.
         *(Convolution(32, 32, key=keys[1]), ReLU()),
         *(Convolution(32, 32, bias=False, key=keys[2]), MaxPool(2), Bias(32), ReLU()),
     ]
-    return _finish(layers, image_shape, 64, dropout, classes, keys, jax.nn.initializers.glorot_uniform())
+    return _finish(layers, image_shape, 64, dropout, classes, keys, glorot_uniform)
 
 
 def wbc(image_shape: tuple[int, int, int], classes: int, *, dropout: float = 0.7, key: jax.Array) -> Network:
@@ -123,7 +123,7 @@ def wbc(image_shape: tuple[int, int, int], classes: int, *, dropout: float = 0.7
         convolution = Convolution(channels, out_channels, bias=False, key=keys[number])
         layers += [convolution, MaxPool(2), Bias(out_channels), ReLU()]  # in this order for speed: see `seed`
         channels = out_channels
-    return _finish(layers, image_shape, 64, dropout, classes, keys, jax.nn.initializers.glorot_uniform())
+    return _finish(layers, image_shape, 64, dropout, classes, keys, glorot_uniform)
 
 
 def spanhol(image_shape: tuple[int, int, int], classes: int, *, dropout: float = 0.0, key: jax.Array) -> Network:

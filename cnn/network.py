@@ -1,6 +1,5 @@
 """A network: layers, one after the other, and how a batch goes through them in parts that a processor's cache holds."""
 
-from collections.abc import Callable
 from itertools import pairwise
 
 import jax
@@ -45,13 +44,3 @@ class Network(nnx.Module):
         for i in numbers:
             inputs = self.layers[i](inputs, key=None if key is None else jax.random.fold_in(key, i))
         return inputs
-
-
-def initialize(make: Callable[[jax.Array], Network], key: jax.Array) -> Network:
-    """make(key), but all kernels are drawn by one program, and compiled in a third of the time.
-
-    Drawing numbers takes a long program and little time, and each kernel's shape needs one of its own: 3.5 s before the
-    first step of the main job. In one program it takes 1 s and gives the same bits.
-    """
-    graph = nnx.graphdef(nnx.eval_shape(make, key))
-    return nnx.merge(graph, jax.jit(lambda key: nnx.state(make(key)))(key))

@@ -16,7 +16,7 @@ from rich.console import Console
 from cnn import augment, models, slides, synthetic, training
 from cnn.errors import ImageError
 from cnn.loss import probabilities
-from cnn.network import Network, initialize
+from cnn.network import Network
 from cnn.optimizer import make_optimizer
 from cnn.progress import bar
 from cnn.step import make_step
@@ -44,7 +44,7 @@ def read_slides(recipe, console: Console) -> tuple[slides.Slides, list[ImageErro
 def network(recipe, classes: int, key: jax.Array) -> Network:
     """The network, with fresh weights."""
     options = {} if recipe.dropout is None else {"dropout": recipe.dropout}
-    return initialize(lambda key: models.MODELS[recipe.model]((*recipe.size, 3), classes, key=key, **options), key)
+    return models.MODELS[recipe.model]((*recipe.size, 3), classes, key=key, **options)
 
 
 def optimizer(recipe, steps: int) -> optax.GradientTransformation:

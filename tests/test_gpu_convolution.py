@@ -109,7 +109,7 @@ def test_without_a_gpu_too_they_are_translated_for_one(precision, dtype, monkeyp
         forward = jax.jit(lambda *both: convolve_by_tiles(*both, (1, 1))).trace(images, kernel)
         backward = jax.jit(lambda *both: kernel_gradient_by_tiles(*both, (3, 3), (1, 1))).trace(images, upstream)
         translated = [one.lower(lowering_platforms=("cuda",)).as_text() for one in (forward, backward)]
-    assert [text.count('custom_call @__gpu$xla.gpu.triton') for text in translated] == [1, 1]
+    assert [text.count("custom_call @__gpu$xla.gpu.triton") for text in translated] == [1, 1]
 
 
 # How exactly, and when

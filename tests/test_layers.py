@@ -17,7 +17,8 @@ from flax import nnx
 from cnn import dense, layers, pooling
 from cnn.errors import ShapeError, UserError
 from cnn.fast_convolution import convolve
-from cnn.layers import AveragePool, Convolution, Dense, Dropout, Flatten, GlobalAveragePool, MaxPool, ReLU, he_normal
+from cnn.initialization import fans, he_normal
+from cnn.layers import AveragePool, Convolution, Dense, Dropout, Flatten, GlobalAveragePool, MaxPool, ReLU
 from cnn.loss import cross_entropy
 from cnn.network import Network
 from tests.checkers import assert_equal_arrays, assert_gradient
@@ -120,11 +121,6 @@ def test_a_network_runs_its_layers_in_order_and_gives_each_a_randomness_of_its_o
 
 
 # How parameters start
-
-
-def fans(shape) -> tuple[int, int]:
-    """fan_in and fan_out of a kernel: what one output sees, and what one input is seen by."""
-    return math.prod(shape[:-1]), math.prod(shape[:-2]) * shape[-1]
 
 
 @pytest.mark.parametrize("make", [lambda **o: Convolution(20, 40, (3, 5), **o), lambda **o: Dense(120, 70, **o)])

@@ -2,14 +2,11 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax import nnx
 
 from cnn.layers import BatchNorm, Bias, Convolution, Dense, Dropout, Flatten, GlobalAveragePool, MaxPool, ReLU
-from cnn.models import seed, tissue
-from cnn.network import Network, initialize
-from cnn.weights import named_arrays
+from cnn.network import Network
 from tests.checkers import assert_equal_arrays
 from tests.test_convolution import noise
 
@@ -53,13 +50,3 @@ def test_one_convolution_gets_the_whole_batch_and_two_get_parts(monkeypatch):
         seen.clear()
         Network(layers)(images, parts=2)
         assert seen == want
-
-
-@pytest.mark.parametrize("model", [seed, tissue])
-def test_kernels_drawn_by_one_program_are_the_same_to_the_bit(model):
-    def make(key):
-        return model((34, 36, 3), 2, key=key)
-
-    got, want = (named_arrays(nnx.state(network)) for network in (initialize(make, KEYS[0]), make(KEYS[0])))
-    assert got.keys() == want.keys()
-    assert all(np.array_equal(got[name], want[name]) for name in want)

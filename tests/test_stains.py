@@ -1,4 +1,4 @@
-"""Stains: light that passes a stained slide, and what it tells of the stain. Next: test_layers.py.
+"""Stains: light that passes a stained slide, and what it tells of the stain. Next: test_initialization.py.
 
 A stain takes away light by a factor for each unit of it, so its logarithm is a sum, and a sum can be taken apart again.
 """
