@@ -58,6 +58,11 @@ def convolve(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = 
     return _convolve(images, kernel, stride, sides)
 
 
+def _padded(images: jax.Array, edges) -> jax.Array:
+    """Images with zeros around them: `edges` is (low, high, between) for rows and columns; a negative one cuts off."""
+    return lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+
+
 def fold(images: jax.Array, kernel: jax.Array, stride, sides: Sides, out) -> tuple[jax.Array, jax.Array]:
     """Lays blocks of stride x stride pixels into channels: a convolution that steps by 1, with the same result.
 
@@ -76,8 +81,7 @@ def fold(images: jax.Array, kernel: jax.Array, stride, sides: Sides, out) -> tup
         (places - 1) * s + w - n - low
         for places, s, w, n, (low, _) in zip(out, stride, kernel.shape, (height, width), sides)
     ]
-    edges = [(0, 0, 0), (sides[0][0], far[0], 0), (sides[1][0], far[1], 0), (0, 0, 0)]
-    padded = lax.pad(images, jnp.zeros((), images.dtype), edges)
+    padded = _padded(images, [(sides[0][0], far[0], 0), (sides[1][0], far[1], 0)])
     rows, columns = padded.shape[1] // sy, padded.shape[2] // sx
     blocks = padded.reshape(batch, rows, sy, columns, sx, channels).transpose(0, 1, 3, 2, 4, 5)
     taps = kernel.reshape(kernel.shape[0] // sy, sy, kernel.shape[1] // sx, sx, channels, -1).transpose(
@@ -107,7 +111,7 @@ def convolve_by_four(images: jax.Array, kernel: jax.Array, sides: Sides, out) ->
         (low, 2 * (places + reach - 1) - n - low, 0)
         for places, reach, n, (low, _) in zip(blocks, taps, images.shape[1:3], sides)
     ]
-    padded = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    padded = _padded(images, edges)
     begun = [  # the kernel, beginning at each of the four pixels of a block: (2 * taps, 2 * taps, in, out)
         jnp.pad(kernel, ((i, 2 * taps[0] - kernel_height - i), (j, 2 * taps[1] - kernel_width - j), (0, 0), (0, 0)))
         for i in (0, 1)
@@ -194,7 +198,7 @@ def _by_tiles(images: jax.Array, kernel: jax.Array, stride, edges) -> jax.Array 
     """The convolution of images padded by `edges` (low, high, between) by our own programs; None if they do not pay."""
     from cnn import gpu_convolution  # here: a processor need not wait for the import of Pallas
 
-    padded = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    padded = _padded(images, edges)
     out = jax.eval_shape(partial(_by_library, stride=stride, sides=_NONE), padded, kernel)
     return gpu_convolution.convolve_by_tiles(padded, kernel, stride) if gpu_convolution.pays(padded, out) else None
 
@@ -220,7 +224,7 @@ def _backward_on_gpu(stride, sides, saved, upstream):
     edges = [(low, high, s - 1) for (low, high), s in zip(behind, stride)]
     by_tiles = _by_tiles(upstream, kernel[::-1, ::-1].transpose(0, 1, 3, 2), (1, 1), edges)
     d_images = d_images if by_tiles is None else by_tiles
-    padded = lax.pad(images, jnp.zeros((), images.dtype), [(0, 0, 0), *((*side, 0) for side in sides), (0, 0, 0)])
+    padded = _padded(images, [(*side, 0) for side in sides])
     if gpu_convolution.pays(padded, upstream, for_gradient=True):
         d_kernel = gpu_convolution.kernel_gradient_by_tiles(padded, upstream, kernel.shape[:2], stride)
     return d_images, d_kernel.astype(kernel.dtype)

@@ -52,7 +52,7 @@ def initial_state(network: Network, optimizer: optax.GradientTransformation) -> 
 
 @partial(jax.jit, static_argnums=1)
 def _first_state(parameters: nnx.State, optimizer: optax.GradientTransformation) -> State:
-    return State(jax.tree.map(jnp.copy, parameters), optimizer.init(nnx.filter_state(parameters, nnx.Param)))
+    return State(copied(parameters), optimizer.init(nnx.filter_state(parameters, nnx.Param)))
 
 
 def parts_of(images: jax.Array) -> int:

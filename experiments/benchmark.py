@@ -69,11 +69,6 @@ REPEATS = {"step": 4, "forward": 6, "move": 4, "move_and_blur": 4, "epoch": 1, "
 TIMES = {"cpu": {}, "gpu": {"step": 48, "forward": 48, "move": 48, "move_and_blur": 48, "matmul": 4, "copy": 16}}
 
 
-def kind_of(device: str) -> str:
-    """ "cpu" or "gpu", of what `choose_device` says."""
-    return "cpu" if device.startswith("cpu") else "gpu"
-
-
 # %%
 def inputs(seed: int) -> dict[str, np.ndarray]:
     """What all peers get, drawn; see `experiments/peers/__init__.py`."""
@@ -195,7 +190,7 @@ def table(tasks: dict) -> Table:
 def main(settings: Settings) -> dict:
     """Checks that all compute the same, times them, and returns what benchmark.json holds."""
     device, console = command_line.choose_device(settings.device, settings.precision), progress.terminal()
-    kind = kind_of(device)
+    kind = "cpu" if jax.default_backend() == "cpu" else "gpu"
     if kind == "cpu" and settings.precision != "float32":
         raise UserError(f"--precision: {settings.precision} is timed on a GPU only, and this is a processor")
     device += f", {settings.precision}" if kind == "gpu" else ""

@@ -8,7 +8,6 @@ not counted) before it learned and while it did.
 """
 
 import json
-import re
 import sys
 import tempfile
 import time
@@ -22,15 +21,14 @@ import numpy as np
 import optax
 
 from cnn import augment, images, models, slides, store, training
+from experiments.peers.memory import megabytes
 
 STEPS = 12
 
 
 def own_megabytes() -> float:
     """What this process has for itself at the moment; where the system does not tell (no Linux), NaN."""
-    status = Path("/proc/self/status")
-    found = re.search(r"RssAnon:\s*(\d+)", status.read_text()) if status.exists() else None
-    return int(found[1]) / 1024 if found else float("nan")
+    return megabytes("RssAnon")
 
 
 def written(folder: Path, number: int, size: tuple[int, int]) -> None:

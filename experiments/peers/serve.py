@@ -5,13 +5,14 @@ python -m experiments.peers.serve MODULE INPUTS.npz
 
 import importlib
 import json
-import re
+import math
 import resource
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
+
+from experiments.peers.memory import megabytes
 
 
 def read_inputs(path: str) -> dict:
@@ -34,9 +35,8 @@ def timed(work, repeats: int, times: int | None) -> list[float]:
 
 def peak_megabytes() -> float:
     """The most memory that this process had, on the host. On Linux; elsewhere that of who started it counts too."""
-    status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s*(\d+)", status.read_text()) if status.exists() else None
-    return (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+    its_own = megabytes("VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if math.isnan(its_own) else its_own
 
 
 def main(module: str, path: str) -> None:
