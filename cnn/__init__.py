@@ -21,6 +21,12 @@ def _set_default(flag: str, value: str) -> None:
 if version("jaxlib").startswith(("0.10.", "0.11.")):
     _set_default("--xla_cpu_experimental_ynn_fusion_type", "")
 
+# jaxlib 0.10 has two ways to make machine code of a loop that joins several operations. By the older one the main job's
+# step is compiled after 2.5 s of two cores and not 4, and as fast to run, and so is all else but for fetching pixels
+# one by one, which asks for the newer one (`geometry.py`). jaxlib 0.11 has the newer one alone.
+if version("jaxlib").startswith("0.10."):
+    _set_default("--xla_cpu_use_fusion_emitters", "false")
+
 # Compiled at the second of XLA's three levels, programs are as fast (measured for the steps, augmentations and
 # predictors of all networks here), and there sooner: augmentation and predictor after two thirds of the work, the step
 # after four fifths. At the first level a forward pass is slower, and XLA's part for GPUs refuses it.

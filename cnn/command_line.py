@@ -129,6 +129,14 @@ def parse(settings: type[S]) -> S:
         return tyro.cli(settings, prog=program, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes))
 
 
+def begin_to_draw(recipe: Recipe) -> None:
+    """Has other processes draw the tissue that a recipe without --data asks for, while this one imports jax."""
+    if recipe.data is None and recipe.resume is None:  # a run that goes on has settings of its own
+        from cnn import synthetic  # here, not above: an import of a third of a second that --help does not need
+
+        synthetic.begin_to_draw(recipe.drawn, seed=recipe.seed, size=recipe.size)
+
+
 @contextmanager
 def one_sentence() -> Iterator[None]:
     """Turns a UserError, a full disk or a full GPU into one line on the error output and exit status 2; Ctrl-C: 130."""

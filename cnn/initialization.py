@@ -29,20 +29,23 @@ def _numbers(key: jax.Array, number: int, normal: bool) -> jax.Array:
     return jax.random.uniform(key, (number,), minval=-1.0)
 
 
-@partial(jax.jit, static_argnums=2)
-def _shaped(numbers: jax.Array, scale: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return (numbers[: math.prod(shape)] * scale).reshape(shape)
-
-
 def _drawn(key: jax.Array, shape: tuple[int, ...], scale: np.float32, normal: bool) -> jax.Array:
     """Numbers of this shape, whatever else is drawn: each depends on the key and its place alone.
 
     To draw takes a long program and little time. So a power of two of numbers is drawn and the first are kept, which
-    are the same: one program then serves most kernels. All kernels of the main job's network in one long program of
-    their own took 3.1 s, nearly all of it compiling; so it is 1.7 (two slow cores).
+    are the same: one program then serves most kernels. NumPy scales them, which would be a program for each shape. All
+    kernels of the main job's network in one long program of their own took 3.1 s, nearly all of it compiling; so it is
+    0.8 (two slow cores).
     """
     number = max(_LEAST, 1 << (math.prod(shape) - 1).bit_length())
-    return _shaped(_numbers(key, number, normal), scale, shape)
+    numbers = _numbers(key, number, normal)
+    array = jnp if isinstance(numbers, jax.core.Tracer) else np  # nothing can be computed yet: in `jax.eval_shape`
+    return jnp.asarray((array.asarray(numbers)[: math.prod(shape)] * scale).reshape(shape))
+
+
+def constant(value: float, *shape: int) -> jax.Array:
+    """Equal numbers, float32, for biases and their like; by NumPy, too: jax would compile a program for each shape."""
+    return jnp.asarray(np.full(shape, value, np.float32))
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:

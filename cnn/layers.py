@@ -19,7 +19,7 @@ from cnn.attention import attention_pool, attention_weights
 from cnn.channels import add_bias
 from cnn.errors import ShapeError
 from cnn.fast_convolution import convolve
-from cnn.initialization import glorot_uniform
+from cnn.initialization import constant, glorot_uniform
 from cnn.stains import relative_stains, separate_stains
 from cnn.windows import Padding, pair
 
@@ -64,7 +64,7 @@ class Convolution(nnx.Module):
         self.stride = pair(stride, "stride of a convolution")
         self.padding = padding
         self.kernel = nnx.Param(initializer(key, (*self.window, in_channels, out_channels), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(out_channels)) if bias else None
+        self.bias = nnx.Param(constant(0, out_channels)) if bias else None
 
     def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         outputs = convolve(inputs, self.kernel[...], self.stride, self.padding)
@@ -82,7 +82,7 @@ class Bias(nnx.Module):
 
     def __init__(self, channels: int):
         _sizes(channels=channels)
-        self.bias = nnx.Param(jnp.zeros(channels))
+        self.bias = nnx.Param(constant(0, channels))
 
     def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         return add_bias(inputs, self.bias[...])
@@ -120,8 +120,8 @@ class BatchNorm(nnx.Module):
 
     def __init__(self, channels: int):
         _sizes(channels=channels)
-        self.scale, self.shift = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
-        self.mean, self.variance = nnx.BatchStat(jnp.zeros(channels)), nnx.BatchStat(jnp.ones(channels))
+        self.scale, self.shift = nnx.Param(constant(1, channels)), nnx.Param(constant(0, channels))
+        self.mean, self.variance = nnx.BatchStat(constant(0, channels)), nnx.BatchStat(constant(1, channels))
 
     def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         _channels("batch norm", inputs, self.scale)
@@ -142,7 +142,7 @@ class LayerNorm(nnx.Module):
 
     def __init__(self, channels: int):
         _sizes(channels=channels)
-        self.scale, self.shift = nnx.Param(jnp.ones(channels)), nnx.Param(jnp.zeros(channels))
+        self.scale, self.shift = nnx.Param(constant(1, channels)), nnx.Param(constant(0, channels))
 
     def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         _channels("layer norm", inputs, self.scale)
@@ -237,7 +237,7 @@ class Dense(nnx.Module):
     ):
         _sizes(in_features=in_features, out_features=out_features)
         self.kernel = nnx.Param(initializer(key, (in_features, out_features), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(out_features)) if bias else None
+        self.bias = nnx.Param(constant(0, out_features)) if bias else None
 
     def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         return pure.dense(inputs, self.kernel[...], None if self.bias is None else self.bias[...])

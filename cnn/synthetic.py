@@ -1,5 +1,6 @@
 """Slides of drawn tissue: images of both classes in groups, drawn by all processors, without a file."""
 
+import atexit
 import os
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from cnn.store import room_for
 from cnn.tissue import draw_image, label_and_group
 
 CLASSES = ("benign", "malignant")
-ENOUGH = 32  # images that are worth a process: it takes half a second before it draws the first
+ENOUGH = 32  # images that are worth a process: it takes a quarter of a second before it draws the first
+_begun: dict[tuple, list[subprocess.Popen]] = {}  # drawings that `draw_slides` has not asked for yet
 
 
 def draw_slides(number: int, *, seed: int, size: tuple[int, int] = (120, 160), groups: int = 10) -> Slides:
@@ -28,10 +30,8 @@ def draw_slides(number: int, *, seed: int, size: tuple[int, int] = (120, 160), g
         if np.min(value) < least:
             raise UserError(f"drawn tissue: {name} is {value}; give at least {least}")
     images = room_for(number, size)
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = min(processors, number // ENOUGH)
-    drawn = _draw_in_processes(images, processes, seed, groups) if processes > 1 else set()
-    for i in set(range(number)) - drawn:
+    workers = _begun.pop((number, seed, size, groups), None) or _begin(number, seed, size, groups)
+    for i in set(range(number)) - _collect(workers, images):
         images[i] = draw_image(i, seed=seed, size=size, groups=groups)
     labels, group = zip(*(label_and_group(i, groups) for i in range(number)))
     group = tuple(f"group{g:02d}" for g in group)
@@ -39,35 +39,53 @@ def draw_slides(number: int, *, seed: int, size: tuple[int, int] = (120, 160), g
     return Slides(images, np.array(labels, np.int32), group, names, CLASSES)
 
 
-def _draw_in_processes(images: np.ndarray, processes: int, seed: int, groups: int) -> set[int]:
-    """Fills `images`, each process every so many; the numbers of those that were drawn: not all, if a process fails.
+def begin_to_draw(number: int, *, seed: int, size: tuple[int, int] = (120, 160), groups: int = 10) -> None:
+    """Has other processes draw what `draw_slides` will be asked for, while this one does something else."""
+    _begun[number, seed, size, groups] = workers = _begin(number, seed, size, groups)
+    for worker in workers:
+        atexit.register(worker.kill)  # in case that nobody asks
+
+
+def _begin(number: int, seed: int, size: tuple[int, int], groups: int) -> list[subprocess.Popen]:
+    """A process for each processor, that draws every so many images; none where one is enough, or none can be started.
 
     Threads would wait for each other: most of the drawing is short calls to NumPy, under Python's lock.
     """
-    number, height, width, _ = images.shape
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = min(processors, number // ENOUGH)
     home = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    workers, drawn = [], set()
+    environment = {"OPENBLAS_NUM_THREADS": "1", **os.environ, "PYTHONPATH": home}  # its products are small
+    workers = []
     try:
-        for first in range(processes):
-            asked = map(str, (seed, height, width, groups, first, number, processes))
+        for first in range(processes if processes > 1 else 0):
+            asked = map(str, (seed, *size, groups, first, number, processes))
             workers.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "cnn.tissue", *asked],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
-                    env={**os.environ, "PYTHONPATH": home},
+                    env=environment,
                     start_new_session=True,  # else Ctrl-C would reach it too, and it would say so
                 )
             )
+    except OSError:
+        for worker in workers:
+            worker.kill()
+        return []
+    return workers
+
+
+def _collect(workers: list[subprocess.Popen], images: np.ndarray) -> set[int]:
+    """Waits for the workers and fills in what they have drawn; which images: not all, if a process failed."""
+    drawn = set()
+    try:
         for first, worker in enumerate(workers):
-            its = images[first::processes]
+            its = images[first :: len(workers)]
             done = worker.communicate()[0]
             if len(done) == its.size:
                 its[...] = np.frombuffer(done, np.uint8).reshape(its.shape)
-                drawn.update(range(first, number, processes))
-    except OSError:
-        pass  # no process can be started here: all is drawn in this one
+                drawn.update(range(first, len(images), len(workers)))
     finally:
         for worker in workers:
             worker.kill()

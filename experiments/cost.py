@@ -77,7 +77,7 @@ def first_step(rounds: int, device: str) -> list[float]:
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as temporary:
             started = time.perf_counter()
-            printed, failed = in_a_process(device, "first_step", str(Path(temporary, "run")))
+            printed, failed = in_a_process(device, "first_step", "--out", str(Path(temporary, "run")))
             seconds.append(time.perf_counter() - started)
         if failed or "after the first step" not in printed:
             raise UserError(f"the main job ended before its first step; it said: {failed or 'nothing'}")

@@ -58,6 +58,7 @@ class Settings(command_line.Recipe):
 
 if __name__ == "__main__":
     SETTINGS = command_line.parse(Settings)  # before the slow imports
+    command_line.begin_to_draw(SETTINGS)
 
 # %%
 from collections.abc import Iterator

@@ -126,7 +126,7 @@ def test_a_lumen_is_lined_with_nuclei_and_a_crack_is_not():
 
 def test_nuclei_are_small_and_even_in_one_class_and_large_and_uneven_in_the_other():
     duct = np.array([40.0, 50.0, 12.0, 9.0, 0.3])
-    small = np.pi * np.prod(tissue.line_duct(generator(0), duct, 4.5)[:, 2:4], axis=1)
+    small = np.pi * np.prod(tissue.line_ducts(generator(0), duct[None], 4.5)[:, 2:4], axis=1)
     room = np.ones((120, 160), bool)
     y, x = tissue.coordinates(generator(1), room.shape)
     large = np.pi * np.prod(tissue.place_crowd(generator(2), room, y, x, room.size, 4000)[:, 2:4], axis=1)
@@ -147,7 +147,7 @@ def test_the_largest_dark_patches_show_the_class_in_the_finished_image(slides):
 
 def test_the_nuclei_of_a_duct_are_evenly_spaced_around_it():
     duct = np.array([40.0, 50.0, 12.0, 8.0, 0.3])
-    nuclei = tissue.line_duct(generator(0), duct, 4.5)
+    nuclei = tissue.line_ducts(generator(0), duct[None], 4.5)
     gaps = np.hypot(*np.diff(nuclei[:, :2], axis=0, append=nuclei[:1, :2]).T)
     assert 0.7 * 4.5 < gaps.min() <= gaps.max() < 1.3 * 4.5
     # the middle of each lies on one ellipse, about 4 outside the lumen
@@ -239,10 +239,22 @@ def test_what_cannot_be_drawn_is_said(options, sentence):
 
 def test_between_four_points_of_the_lattice_lies_their_mean_and_beyond_its_edge_it_repeats():
     lattice = generator(0).normal(size=(64, 64))
+    once_more = np.pad(lattice, ((0, 1), (0, 1)), mode="wrap")
     y, x = generator(1).uniform(-200, 200, (2, 30, 40))
     want = map_coordinates(lattice, [y, x], order=1, mode="grid-wrap")
-    assert np.abs(between(lattice, y, x) - want).max() < 1e-12
-    assert between(lattice, np.array(3.5), np.array(63.5)) == pytest.approx(lattice[3:5][:, [63, 0]].mean())
+    assert np.abs(between(once_more, y, x) - want).max() < 1e-12
+    assert between(once_more, np.array(3.5), np.array(63.5)) == pytest.approx(lattice[3:5][:, [63, 0]].mean())
+
+
+def test_noise_has_mean_0_and_deviation_1_and_repeats_after_48():
+    y, x = np.mgrid[:48:0.5, :48:0.5]
+    fields = np.stack([tissue.noise(generator(i), y, x) for i in range(50)])
+    assert fields.mean() == pytest.approx(0, abs=0.02)
+    assert fields.std() == pytest.approx(1, abs=0.15)  # between its points it is their mean, so a little less
+    again = np.stack([tissue.noise(generator(i), y + 48, x - 96) for i in range(50)])
+    assert np.abs(again - fields).max() < 1e-4
+    assert 0.3 < (fields[:, 2:] * fields[:, :-2]).mean() < 0.8, "not smooth over a length of 1"
+    assert abs((fields[:, 8:] * fields[:, :-8]).mean()) < 0.1, "smooth over a length of 4"
 
 
 def test_processes_draw_what_one_would(monkeypatch):

@@ -1,18 +1,21 @@
 """The main job up to its first training step: how long does a user wait?
 
-    python -m experiments.peers.first_step FOLDER
+    python -m experiments.peers.first_step --out FOLDER
 
-Does what `python -m experiments.train --out FOLDER` does, and ends when the loss of the first step is there.
+Does what `python -m experiments.train --out FOLDER` does, in the same order, and ends when the loss of the first step
+is there. Takes the options that all trainings have.
 """
 
 import os
-import sys
-from pathlib import Path
 
-from experiments import train as main_job
+from cnn import command_line
+
+SETTINGS = command_line.parse(command_line.Recipe)
+command_line.begin_to_draw(SETTINGS)
 
 # isort: split
 from cnn import fitting
+from experiments import train as main_job
 
 original = fitting.train
 
@@ -29,4 +32,4 @@ def until_the_first_step(*arguments, on_step, **settings):
 
 if __name__ == "__main__":
     fitting.train = until_the_first_step
-    main_job.main(main_job.Settings(out=Path(sys.argv[1])))
+    main_job.main(main_job.Settings(**vars(SETTINGS)))
