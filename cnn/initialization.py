@@ -39,13 +39,14 @@ def _drawn(key: jax.Array, shape: tuple[int, ...], scale: np.float32, normal: bo
     """
     number = max(_LEAST, 1 << (math.prod(shape) - 1).bit_length())
     numbers = _numbers(key, number, normal)
-    array = jnp if isinstance(numbers, jax.core.Tracer) else np  # nothing can be computed yet: in `jax.eval_shape`
-    return jnp.asarray((array.asarray(numbers)[: math.prod(shape)] * scale).reshape(shape))
+    if not isinstance(numbers, jax.core.Tracer):  # as in `jax.eval_shape`, where nothing is computed
+        numbers = np.asarray(numbers)
+    return jax.device_put((numbers[: math.prod(shape)] * scale).reshape(shape))
 
 
 def constant(value: float, *shape: int) -> jax.Array:
-    """Equal numbers, float32, for biases and their like; by NumPy, too: jax would compile a program for each shape."""
-    return jnp.asarray(np.full(shape, value, np.float32))
+    """Equal numbers, float32, for biases and their like; not by jax.numpy, which compiles a program for each shape."""
+    return jax.device_put(np.full(shape, value, np.float32))
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -16,6 +16,8 @@ the scale of its inputs (Ioffe and Szegedy, ICML 2015; Santurkar et al., NeurIPS
 import jax
 from jax import lax
 
+from cnn.channels import sum_of_channels
+
 EPSILON = 1e-3  # as in Keras: with activations of few images a variance may be next to nothing
 
 
@@ -34,6 +36,7 @@ def normalize(inputs: jax.Array, mean, variance, scale: jax.Array, shift: jax.Ar
     return (inputs - mean) * (lax.rsqrt(variance + EPSILON) * scale) + shift
 
 
+@jax.custom_vjp
 def batch_norm(inputs: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Normalises each channel over the batch and all places; also gives the (channels,) mean and variance used.
 
@@ -43,8 +46,36 @@ def batch_norm(inputs: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[j
     Returns:
         outputs, of the inputs' shape and dtype; mean; variance.
     """
-    mean, variance = moments(inputs, (0, 1, 2))
-    return normalize(inputs, mean, variance, scale, shift), mean.ravel(), variance.ravel()
+    count = inputs.size // inputs.shape[-1]
+    mean = sum_of_channels(inputs) / count
+    variance = sum_of_channels((inputs - mean) ** 2) / count
+    return normalize(inputs, mean, variance, scale, shift), mean, variance
+
+
+def _forward(inputs: jax.Array, scale: jax.Array, shift: jax.Array):
+    outputs, mean, variance = batch_norm(inputs, scale, shift)
+    return (outputs, mean, variance), (inputs, scale, mean, variance)
+
+
+def _backward(kept, upstream):
+    """How a loss changes with inputs, scale and shift, given how it changes with what `batch_norm` returned.
+
+    Written out, it is two sums a channel; jax's own way through the formula is several, and longer to compile.
+    With x = (inputs - mean) * r, r = 1 / sqrt(variance + 0.001), an input moves its output by scale * r, the channel's
+    mean by 1 / count, and its variance by 2 (input - mean) / count.
+    """
+    inputs, scale, mean, variance = kept
+    of_outputs, of_mean, of_variance = upstream
+    count = inputs.size // inputs.shape[-1]
+    r = lax.rsqrt(variance + EPSILON)
+    x = (inputs - mean) * r
+    of_shift, of_scale = sum_of_channels(of_outputs), sum_of_channels(of_outputs * x)
+    through_mean = (of_mean - scale * r * of_shift) / count
+    through_variance = (2 * of_variance / r - scale * r * of_scale) / count
+    return of_outputs * (scale * r) + through_mean + x * through_variance, of_scale, of_shift
+
+
+batch_norm.defvjp(_forward, _backward)
 
 
 def layer_norm(inputs: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:

@@ -27,8 +27,8 @@ CAMERA = np.array([NormalDist(0, 2).inv_cdf((i + 0.5) / 256) for i in range(256)
 FAR = 12.0  # what counts as the distance to an ellipse too far away to matter
 LINING, SMALL, THIN = 4.0, 14.6, 11.5  # from a lumen to its nuclei's middle; mean area of these nuclei; of thin ones
 
-# What makes noise smooth: a Gaussian of deviation 0.9 around a circle of 64 points, and the first of them once more. The
-# squares of each one's weights sum to 1, so that the deviation of what it is applied to stays.
+# What makes noise smooth: a Gaussian of deviation 0.9 around a circle of 64 points, and the first of them once more.
+# The squares of each one's weights sum to 1, so that the deviation of what it is applied to stays.
 SMOOTH = np.exp(-((((np.arange(65)[:, None] - np.arange(64) + 32) % 64 - 32) / 0.9) ** 2) / 2)
 SMOOTH = (SMOOTH / np.linalg.norm(SMOOTH, axis=1, keepdims=True)).astype(np.float32)
 

@@ -3,6 +3,8 @@
 By hand: the numbers 1, 2, 3, 6 have mean 3 and variance ((-2)^2 + (-1)^2 + 0 + 3^2) / 4 = 3.5.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cnn.normalization import EPSILON, batch_norm, layer_norm, moments, running
+from cnn.normalization import EPSILON, batch_norm, layer_norm, moments, normalize, running
 from tests.checkers import assert_equal_arrays, assert_gradient
 
 ONE, ZERO = jnp.ones(1), jnp.zeros(1)
@@ -86,6 +88,24 @@ def test_the_gradient_by_hand(float64, name):
     by_hand = upstream - upstream.mean(axes, keepdims=True) - y * (upstream * y).mean(axes, keepdims=True)
     assert_equal_arrays(jax.grad(total)(jnp.asarray(images)), by_hand / s, "by hand", rtol=1e-8)
     assert_gradient(by_hand / s, total, images, f"{name} norm")
+
+
+def test_the_gradient_is_that_of_the_formula_through_all_that_comes_out_and_for_all_that_goes_in(float64):
+    images, scale, shift = noise(2, 3, 2, 4, dtype=np.float64), noise(4, seed=1), noise(4, seed=2)
+    of_outputs, of_mean, of_variance = noise(2, 3, 2, 4, seed=3), noise(4, seed=4), noise(4, seed=5)
+
+    def formula(images, scale, shift):
+        mean, variance = moments(images, (0, 1, 2))
+        return normalize(images, mean, variance, scale, shift), mean.ravel(), variance.ravel()
+
+    def total(function, *given):
+        outputs, mean, variance = function(*given)
+        return (outputs * of_outputs).sum() + (mean * of_mean).sum() + (variance * of_variance).sum()
+
+    given = [jnp.asarray(one, jnp.float64) for one in (images, scale, shift)]
+    got, want = (jax.grad(partial(total, f), argnums=(0, 1, 2))(*given) for f in (batch_norm, formula))
+    for name, one, other in zip(("images", "scale", "shift"), got, want):
+        assert_equal_arrays(one, other, name, rtol=1e-9)
 
 
 def test_a_running_mean_forgets_a_tenth_at_each_batch():
