@@ -55,10 +55,10 @@ from cnn.errors import UserError
 
 
 # %%
-def in_a_process(device: str, module: str, argument: str) -> tuple[str, str | None]:
+def in_a_process(device: str, module: str, *arguments: str) -> tuple[str, str | None]:
     """Runs a module of experiments/peers: what it printed, and its last words if it failed, else None."""
     environment = os.environ | ({"JAX_PLATFORMS": "cpu"} if device == "cpu" else {})
-    command = [sys.executable, "-m", f"experiments.peers.{module}", argument]
+    command = [sys.executable, "-m", f"experiments.peers.{module}", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     return done.stdout, (done.stderr.strip().splitlines() or ["nothing"])[-1] if done.returncode else None
 
