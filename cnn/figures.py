@@ -110,7 +110,7 @@ def attention(path: Path, images: Sequence[np.ndarray], shares: np.ndarray, capt
         drawn = below.imshow(share, cmap="inferno", alpha=0.6, vmin=0, vmax=shares.max(), extent=extent)
         for one in (above, below):
             one.axis("off")
-    figure.colorbar(drawn, ax=axes[1], label="counts so many times\nits equal share", shrink=0.8)
+    figure.colorbar(drawn, ax=axes[1], label="times its equal share", shrink=0.9)
     figure.suptitle(title, fontsize=11)
     return _save(figure, path)
 
