@@ -269,8 +269,8 @@ def compiled_affine(
 
         return jax.vmap(one)(keys)
 
-    resample = jax.jit(partial(look, value=value))
-    alone = jax.jit(partial(look, value=value), compiler_options=FETCHING)
+    resample = partial(look, value=value)
+    alone = jax.jit(resample, compiler_options=FETCHING)
 
     def resampled(keys: jax.Array, images: jax.Array) -> jax.Array:
         within = isinstance(images, jax.core.Tracer)  # a larger program, which then decides how it is compiled

@@ -241,11 +241,11 @@ def place_crowd(rng: np.random.Generator, region: np.ndarray, y, x, area: float,
     short = long * rng.uniform(0.55, 0.95, tries.size)
     mean, free, kept, covered = (long + short) / 2, np.ones(tries.size, bool), [], 0.0
     for i in range(tries.size):
+        if covered >= wanted:
+            break
         if free[i]:
             kept.append(i)
             covered += 0.95 * np.pi * long[i] * short[i]  # they overlap a little
-            if covered >= wanted:
-                break
             free &= (cy - cy[i]) ** 2 + (cx - cx[i]) ** 2 > (0.72 * (mean + mean[i])) ** 2
     return np.column_stack([cy, cx, long, short, rng.uniform(0, np.pi, tries.size)])[kept]
 

@@ -10,8 +10,9 @@ import os
 
 from cnn import command_line
 
-SETTINGS = command_line.parse(command_line.Recipe)
-command_line.begin_to_draw(SETTINGS)
+if __name__ == "__main__":
+    SETTINGS = command_line.parse(command_line.Recipe)  # before the slow imports, as there
+    command_line.begin_to_draw(SETTINGS)
 
 # isort: split
 from cnn import fitting
