@@ -21,11 +21,11 @@ def _set_default(flag: str, value: str) -> None:
 if version("jaxlib").startswith(("0.10.", "0.11.")):
     _set_default("--xla_cpu_experimental_ynn_fusion_type", "")
 
-# jaxlib 0.10 has two ways to make machine code of a loop that joins several operations. By the older one the main job's
-# step is compiled after 2.5 s of two cores and not 4, and as fast to run, and so is all else but for fetching pixels
-# one by one, which asks for the newer one (`geometry.py`). jaxlib 0.11 has the newer one alone.
-if version("jaxlib").startswith("0.10."):
-    _set_default("--xla_cpu_use_fusion_emitters", "false")
+# XLA has two ways to make machine code of a loop that joins several operations. By the older one the main job's step is
+# compiled after 2.5 s of two cores and not 4 (jaxlib 0.11: 3.2 and not 7.2), and takes 3 % longer; but fetching pixels
+# one by one takes seven times as long, and asks for the newer one (`geometry.py`). An extra option that XLA does not
+# know it leaves alone.
+_set_default("--xla_backend_extra_options", "xla_cpu_disable_new_fusion_emitters")
 
 # Compiled at the second of XLA's three levels, programs are as fast (measured for the steps, augmentations and
 # predictors of all networks here), and there sooner: augmentation and predictor after two thirds of the work, the step

@@ -54,8 +54,8 @@ def zoom(factor: jax.Array | float) -> jax.Array:
 # How XLA is to compile what fetches pixels one by one, where `__init__.py` has chosen the older of its ways for the
 # rest: 32 images of 240 x 320 take 11 ms so, and 74 the older way.
 FETCHING = None
-if "--xla_cpu_use_fusion_emitters=false" in os.environ.get("XLA_FLAGS", ""):
-    FETCHING = {"xla_cpu_use_fusion_emitters": True}
+if "xla_cpu_disable_new_fusion_emitters" in os.environ.get("XLA_FLAGS", ""):
+    FETCHING = {"xla_backend_extra_options": ""}  # none of them
 
 
 class Places(NamedTuple):

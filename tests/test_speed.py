@@ -8,6 +8,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn import geometry
 from cnn.dense import relu
 from cnn.pooling import max_pool
 from tests.checkers import assert_equal_arrays
@@ -43,6 +45,28 @@ def test_the_way_back_needs_one_byte_a_window():
     _, back = jax.vjp(max_pool, jnp.asarray(noise(1, 4, 6, 1)))
     kept = [leaf for leaf in jax.tree.leaves(back) if hasattr(leaf, "nbytes")]
     assert sum(leaf.nbytes for leaf in kept) == 2 * 3
+
+
+# Fetching pixels, and the rest
+
+
+@pytest.mark.skipif(not geometry.FETCHING or jax.default_backend() != "cpu", reason="the settings are the user's")
+def test_fetching_pixels_is_compiled_another_way_than_the_rest_and_is_faster_by_it():
+    images = jnp.asarray(noise(8, 120, 160, 3))
+    turn = geometry.places(geometry.rotation(20.0), (120, 160), fill="reflect")
+    there = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (8, *leaf.shape)), turn)
+    seconds, results = [], []
+    for options in (geometry.FETCHING, None):
+        program = jax.jit(geometry.look, compiler_options=options)
+        results.append(program(images, there).block_until_ready())
+        times = []
+        for _ in range(9):
+            started = time.perf_counter()
+            program(images, there).block_until_ready()
+            times.append(time.perf_counter() - started)
+        seconds.append(min(times))
+    assert np.allclose(*results, atol=1e-6)
+    assert 2 * seconds[0] < seconds[1], f"{seconds[0]:.4f} s, and {seconds[1]:.4f} s as the rest"  # it is seven times
 
 
 # Memory that is kept
