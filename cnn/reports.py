@@ -142,12 +142,14 @@ def image_caption(slides: Slides, i: int, probability: np.ndarray) -> str:
 
 
 def draw_mistakes(path: Path, slides: Slides, chosen: np.ndarray, predicted: np.ndarray, most: int = 24) -> Path:
-    """A gallery of the images that confounded the network, the surest mistake first."""
+    """A gallery of the images that confounded the network, the surest mistake first; of none, of the least sure."""
     wrong = chosen[evaluation.mistakes(slides.labels[chosen], predicted[chosen])]
-    captions = [image_caption(slides, i, predicted[i]) for i in wrong[:most]]
-    shown = "" if len(wrong) <= most else f", the {most} surest"
-    title = f"{len(wrong)} of {len(chosen)} test images confounded the network{shown}"
-    return figures.gallery(path, slides.images[wrong[:most]], captions, title)
+    least_sure = chosen[np.argsort(predicted[chosen].max(axis=1), kind="stable")]
+    shown = wrong[:most] if len(wrong) else least_sure[:12]
+    which = f", the {most} surest" if len(wrong) > most else "" if len(wrong) else "; of these it was least sure"
+    title = f"{len(wrong)} of {len(chosen)} test images confounded the network{which}"
+    captions = [image_caption(slides, i, predicted[i]) for i in shown]
+    return figures.gallery(path, slides.images[shown], captions, title)
 
 
 def draw_attention(

@@ -230,7 +230,7 @@ def as_numbers(sums: list[Sums]) -> list[Sums]:
 def check_finite(sums: list[Sums], done: int) -> None:
     """Raises UserError, naming the step, if a loss is no finite number; `done` is the number of the last step."""
     for number, one in enumerate(sums, start=done - len(sums) + 1):
-        if not np.isfinite(float(one.loss)):
+        if not np.isfinite(one.loss):
             what = "the loss or a gradient is infinite or no number; try a smaller --learning-rate"
             raise UserError(f"training: in step {number} {what}, or find the place with --debug-nans")
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +54,23 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(capsys):
         raise KeyboardInterrupt
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "interrupted; what is done is kept. To go on: run it again\n"
+
+
+@pytest.mark.parametrize("module", ["tyro", "jax", "sklearn"])
+def test_ctrl_c_among_the_imports_is_one_word_and_no_traceback(module, tmp_path):
+    program = (
+        "import runpy, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C\n"
+        "runpy.run_module('experiments.train', run_name='__main__', alter_sys=True)\n"
+    )
+    command = [sys.executable, "-X", "importtime", "-c", program, "--out", str(tmp_path / "run")]
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1], **streams) as it:
+        for line in it.stderr:
+            if line.split("|")[-1].strip().startswith(f"{module}."):  # a part of it has been imported
+                break
+        it.send_signal(signal.SIGINT)
+        said = [line for line in it.stderr if not line.startswith("import time:")]
+    assert said == ["interrupted\n"]
+    assert it.returncode == -signal.SIGINT, "as a shell wants it, which calls it 130"
+    assert not (tmp_path / "run").exists()
