@@ -4,6 +4,7 @@ import sys
 import time
 from pathlib import Path
 
+from flax import nnx
 from rich.console import Console
 
 from cnn.checkpoints import Checkpoint, Checkpoints
@@ -93,7 +94,7 @@ def fit(
     """
     start, history, kept = None, [], None
     if keeper is not None:
-        start, history, kept = keeper.load(initial_state(network, settings["optimizer"]), console)
+        start, history, kept = keeper.load(initial_state(nnx.state(network), settings["optimizer"]), console)
     stopping = EarlyStopping(patience or epochs)
     stopping.best = kept if patience is not None else None
     images = settings.get("per_epoch") or len(training[0])

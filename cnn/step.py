@@ -16,7 +16,6 @@ from jax import lax
 
 from cnn.augment import Augmentation, compiled
 from cnn.loss import cross_entropy, probabilities
-from cnn.network import Network
 
 SMALL = 1 << 16  # numbers: a gradient of fewer is looked at, whether it is sound, together with others
 
@@ -45,13 +44,9 @@ def copied(parameters: nnx.State) -> nnx.State:
     return jax.tree.map(jnp.copy, parameters)
 
 
-def initial_state(network: Network, optimizer: optax.GradientTransformation) -> State:
-    """The state before the first step, whose arrays the step donates: a copy of what the network holds, and zeros."""
-    return _first_state(nnx.state(network), optimizer)
-
-
 @partial(jax.jit, static_argnums=1)
-def _first_state(parameters: nnx.State, optimizer: optax.GradientTransformation) -> State:
+def initial_state(parameters: nnx.State, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first step, whose arrays the step donates: a copy of what a network holds, and zeros."""
     return State(copied(parameters), optimizer.init(nnx.filter_state(parameters, nnx.Param)))
 
 

@@ -163,10 +163,10 @@ def train(
     images, labels = training
     members = np.arange(len(images), dtype=np.int32) if members is None else np.asarray(members, np.int32)
     per_epoch = per_epoch or len(members)
-    graph = nnx.graphdef(network)
+    graph, parameters = nnx.split(network)
     step = step or make_step(graph, optimizer, augmentation, dtype)
     predict = make_predictor(graph, use_batch or batch)
-    start = start or Point(0, initial_state(network, optimizer), [])
+    start = start or Point(0, initial_state(parameters, optimizer), [])
     done, state, sums, seconds = start.step, start.state, list(start.sums), start.seconds
     steps_key = keys_of(seed).steps
     layout = share_batch(batch)

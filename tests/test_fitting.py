@@ -92,7 +92,7 @@ def test_a_training_that_had_ended_is_not_trained_on(tmp_path):
 
 def test_the_time_of_an_epoch_counts_what_it_took_before_an_interruption(tmp_path):
     keeper = Keeper(tmp_path / "c", "", every=0)
-    step = initial_state(tiny_network(0.3), compiled()["optimizer"])
+    step = initial_state(nnx.state(tiny_network(0.3)), compiled()["optimizer"])
     keeper.save(Point(7, step, [Sums(1.0, 2.0, 4)], seconds=100.0), [], None)
     history, _, _ = fitted(tmp_path / "c")
     assert [epoch.number for epoch in history] == [3, 4]

@@ -35,7 +35,7 @@ def test_in_bfloat16_the_gradient_points_where_it_does_in_float32_and_weights_st
     gradients, losses = [], []
     for dtype in (jnp.float32, jnp.bfloat16):
         step = make_step(nnx.graphdef(network), optax.sgd(1.0), named("none"), dtype)
-        state, (loss, _) = step(initial_state(network, optax.sgd(1.0)), *shown)
+        state, (loss, _) = step(initial_state(nnx.state(network), optax.sgd(1.0)), *shown)
         after = named_arrays(state.parameters)
         assert {array.dtype for array in after.values()} == {np.dtype(np.float32)}
         before = named_arrays(nnx.state(network, nnx.Param))

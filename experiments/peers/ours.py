@@ -71,7 +71,7 @@ class Peer:
         self.graph, self.parameters = nnx.split(self.network)
         optimizer = optax.adam(LEARNING_RATE)
         self.train_step = make_step(self.graph, optimizer, compose(), DTYPE)
-        self.state = initial_state(self.network, optimizer)
+        self.state = initial_state(self.parameters, optimizer)
         self.batch = inputs["images"], inputs["labels"], jnp.ones(BATCH)
         self.whole = on_device(*self.batch[:2], None, always=False)  # as `training.train` asks
         self.logits = training.make_predictor(self.graph, BATCH).compiled
