@@ -14,6 +14,8 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
+
 from cnn.errors import UserError
 from cnn.runs import write_json
 
@@ -21,14 +23,28 @@ _shared: tuple = ()  # in a worker process: what all pieces have in common, sent
 _shares = None  # and how much of each piece is done, from 0 to 1, in memory that all processes see
 
 
-def _start_worker(cores: multiprocessing.Queue, shared: tuple, shares) -> None:
-    """Gives the process processors of its own: processes that compete for all of them slow each other down."""
+def portions(jobs: int, processors: list[int], gpus: int) -> list[tuple[list[int], str]]:
+    """What each process gets for itself: every so many of the processors, and of the GPUs one by turns, "" if none.
+
+    Processes that compete for all processors slow each other down. Of several GPUs each would take a share of every
+    batch, which is for one training alone on them (`devices.py`).
+
+    >>> portions(3, [0, 1, 2, 3], gpus=2)
+    [([0, 3], '0'), ([1], '1'), ([2], '0')]
+    """
+    return [(processors[i::jobs], str(i % gpus) if gpus else "") for i in range(jobs)]
+
+
+def _start_worker(free: multiprocessing.Queue, shared: tuple, shares) -> None:
+    """Takes a portion for the process, before jax asks the machine for its devices."""
     global _shared, _shares
     _shared, _shares = shared, shares
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; one of them answers
-    mine = cores.get()
-    if mine and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, mine)
+    processors, gpu = free.get()
+    if processors and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, processors)
+    if gpu:
+        jax.config.update("jax_cuda_visible_devices", gpu)
 
 
 def _do(work: Callable, piece: tuple, place: int) -> object:
@@ -60,7 +76,7 @@ def run(
         work: a function of a module, whose result JSON can hold. It may call report(share) with how much of its piece
             is done, from 0 to 1.
         folder: where NAME.json is kept for each piece.
-        jobs: processes at a time; each gets an equal share of the processors. 1 works in this process.
+        jobs: processes at a time; each gets its portion of the machine (`portions`). 1 works in this process.
         progress: called with how many pieces are done, fractions counted, and how many there are.
     """
     folder.mkdir(exist_ok=True)
@@ -101,11 +117,11 @@ def _in_processes(waiting: dict, work: Callable, keep: Callable, show: Callable,
     context = multiprocessing.get_context("spawn")
     jobs = min(jobs, len(waiting))
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    cores = context.Queue()
-    for i in range(jobs):
-        cores.put(usable[i::jobs])
+    free = context.Queue()
+    for portion in portions(jobs, usable, jax.local_device_count() if jax.default_backend() == "gpu" else 0):
+        free.put(portion)
     shares = context.Array("d", len(waiting), lock=False)
-    pool = ProcessPoolExecutor(jobs, context, _start_worker, (cores, shared, shares))
+    pool = ProcessPoolExecutor(jobs, context, _start_worker, (free, shared, shares))
     try:
         with _interrupts_later():
             futures = {

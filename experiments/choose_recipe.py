@@ -35,7 +35,7 @@ class Settings(command_line.Recipe):
     folds: int = 5
     """Into how many parts the groups are cut."""
     jobs: int = 1
-    """Networks trained at a time, each on an equal share of the processors."""
+    """Networks trained at a time, each on an equal share of the processors, and of several GPUs on one."""
 
     def __post_init__(self):
         super().__post_init__()

@@ -41,7 +41,7 @@ class Settings(command_line.Recipe):
     tissue_only: bool = False
     """Judge squares of tissue instead of whole images, so that the amount of white says nothing: morphology alone."""
     jobs: int = 1
-    """Networks trained at a time, each on an equal share of the processors."""
+    """Networks trained at a time, each on an equal share of the processors, and of several GPUs on one."""
 
     def __post_init__(self):
         super().__post_init__()

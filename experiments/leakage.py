@@ -42,7 +42,7 @@ class Settings(command_line.Common):
     image_size: tuple[int, int] = (120, 160)
     """Height and width that the network sees."""
     jobs: int = 1
-    """Networks trained at a time, each on an equal share of the processors."""
+    """Networks trained at a time, each on an equal share of the processors, and of several GPUs on one."""
     resume: Path | None = None
     """Folder of an interrupted run, to go on where it stopped, with its own options and on the same images."""
 

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import pytest
 
 from cnn import jobs
@@ -110,6 +111,19 @@ def test_ctrl_c_at_a_terminal_ends_all_processes_at_once_and_keeps_what_is_done(
     assert at <= kept + 4, "after Ctrl-C no more work was begun"
     time.sleep(1.5)
     assert len(list(traces.iterdir())) == at, "nobody goes on working"
+
+
+def tell_gpu(report=None) -> str | None:
+    """Which GPU this process may see."""
+    time.sleep(0.5)  # so that both processes have something to do
+    return jax.config.read("jax_cuda_visible_devices")
+
+
+def test_of_several_gpus_each_process_sees_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # here; the processes find what there is
+    monkeypatch.setattr(jax, "local_device_count", lambda: 2)
+    results = jobs.run(dict.fromkeys("abcdefgh", ()), tell_gpu, tmp_path / "r", jobs=2)
+    assert set(results.values()) == {"0", "1"}
 
 
 def die(base: int, number: int, more: int, report=None) -> int:
