@@ -1,7 +1,8 @@
 """A convolutional network from scratch in JAX. Read the files in the order of the README's reading list.
 
-The only process-wide settings of the project are made here, because XLA reads them once, when jax first compiles.
-The project works without them. What the user has set already, in XLA_FLAGS or for malloc, is left as it is.
+What must be set for the whole process before jax first compiles is set here: XLA reads its flags once. The project
+works without. What the user has set already, in XLA_FLAGS or for malloc, is left as it is. (The device, and how exactly
+it multiplies, a program chooses later, in `command_line.choose_device`.)
 """
 
 import ctypes

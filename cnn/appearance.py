@@ -74,6 +74,7 @@ def compiled_blur(*, max_sigma: float = 1.0) -> Callable[[jax.Array, jax.Array],
         return _blurred(padded, weights.astype(padded.dtype), axis)
 
     mirror = jax.jit(lambda images: jax.vmap(partial(_mirrored, radius=radius))(as_light(images)))
+    # both draw sigma from the same key, so that it is the same
     down, across = (jax.jit(jax.vmap(partial(blur, axis=axis))) for axis in (0, 1))
     return lambda keys, images: across(keys, down(keys, mirror(images)))
 
@@ -101,6 +102,7 @@ def random_brightness_and_contrast(
 def random_stain(key: jax.Array, image: jax.Array, *, max_scale: float = 0.1, max_offset: float = 0.02) -> jax.Array:
     """Stains the slide a little differently: each amount a becomes a * (1 +- max_scale) +- max_offset, drawn evenly.
 
+    One factor and one offset are drawn for each of the three stains, the same for all pixels of the image.
     After Tellez et al. ("Whole-slide mitosis detection in H&E breast histology", IEEE Trans Med Imaging 37, 2018).
     """
     scale, offset = jax.random.uniform(key, (2, 3), minval=-1.0, maxval=1.0, dtype=image.dtype)

@@ -6,10 +6,10 @@ each place the same say. Here every place gets a score, and a softmax over the p
     weight[k] = softmax over k of  score . (tanh(features[k] @ content) * sigmoid(features[k] @ gate))
     pooled    = sum over k of  weight[k] * features[k]
 
-content, gate and score are three arrays that are learned; softmax(s)[k] = exp(s[k]) / sum over j of exp(s[j]). So the
-weights are 0 or more and sum to 1, whatever the number of places: a network trained on squares can be used on whole
-slides; and they can be drawn: a picture of where the network looked. (Ilse, Tomczak and Welling, "Attention-based deep
-multiple instance learning", ICML 2018, equations 7 and 9.)
+content, gate and score are three arrays that are learned; softmax(s)[k] = exp(s[k]) / sum over j of exp(s[j]), and
+sigmoid(s) = 1 / (1 + exp(-s)), from 0 to 1. So the weights are 0 or more and sum to 1, whatever the number of places: a
+network trained on squares can be used on whole slides; and they can be drawn: a picture of where the network looked.
+(Ilse, Tomczak and Welling, "Attention-based deep multiple instance learning", ICML 2018, equations 7 and 9.)
 """
 
 import jax
@@ -25,7 +25,7 @@ def attention_weights(features: jax.Array, content: jax.Array, gate: jax.Array, 
 
     Args:
         features: (batch, height, width, channels).
-        content, gate: (channels, hidden).
+        content, gate: (channels, hidden); `hidden` numbers describe a place before they become one score.
         score: (hidden,).
     Raises:
         ShapeError: if the features are not (batch, height, width, channels).

@@ -102,11 +102,11 @@ def convolve_loops_gradient(
 
 
 def convolve_im2col(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = "VALID") -> jax.Array:
-    """One matrix product: every patch becomes a row, every output channel of the kernel a column.
+    """One matrix product ("image to columns"; here rows): each patch becomes one, each output channel a column.
 
     (places, kernel_height * kernel_width * in) @ (kernel_height * kernel_width * in, out). It costs memory: a 3 x 3
     kernel copies each pixel nine times (Chellapilla, Puri and Simard, "High performance convolutional neural networks
-    for document processing", 2006).
+    for document processing", 2006). The gradient by the kernel is a product too: rows.T @ upstream.
     """
     (sy, sx), sides, (out_height, out_width) = geometry(images.shape, kernel.shape, stride, padding)
     padded = jnp.pad(images, ((0, 0), *sides, (0, 0)))
@@ -124,15 +124,16 @@ def convolve_im2col(images: jax.Array, kernel: jax.Array, stride=1, padding: Pad
 def convolve_fft(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = "VALID") -> jax.Array:
     """A product of spectra: the Fourier transform turns a convolution into a multiplication.
 
-    The theorem is about the convolution with the flip, so the kernel is flipped first to undo it. Both are padded with
-    zeros to the size at which the transform's wrap-around does not reach the places that are kept. The cost hardly
-    depends on the kernel's size, so it pays for large kernels only. A stride just throws places away.
+    The theorem is about the convolution with the flip, so the kernel is flipped first to undo it. The kernel is
+    padded with zeros to the image's size; the transform's wrap-around then spoils the first kernel - 1 rows and columns
+    only, at which the kernel does not lie on the image yet. The cost hardly depends on the kernel's size, so it pays
+    for large kernels only. A stride just throws places away.
     Shapes are those of `convolve_loops`.
     """
     (sy, sx), sides, (out_height, out_width) = geometry(images.shape, kernel.shape, stride, padding)
     padded = jnp.pad(images, ((0, 0), *sides, (0, 0)))
     kernel_height, kernel_width = kernel.shape[:2]
-    size = padded.shape[1] + kernel_height - 1, padded.shape[2] + kernel_width - 1
+    size = padded.shape[1:3]
     image_spectrum = jnp.fft.rfft2(padded, s=size, axes=(1, 2))  # (batch, frequencies, frequencies, in)
     kernel_spectrum = jnp.fft.rfft2(kernel[::-1, ::-1], s=size, axes=(0, 1))  # (frequencies, frequencies, in, out)
     full = jnp.fft.irfft2(jnp.einsum("nyxc,yxco->nyxo", image_spectrum, kernel_spectrum), s=size, axes=(1, 2))
@@ -143,6 +144,9 @@ def convolve_fft(images: jax.Array, kernel: jax.Array, stride=1, padding: Paddin
 
 
 def convolve_lax(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = "VALID") -> jax.Array:
-    """XLA's own primitive, mapped to the fastest routine the compiler knows; shapes are those of `convolve_loops`."""
+    """The operation of XLA, the compiler behind jax, which chooses a routine for it, not always the fastest.
+
+    Shapes are those of `convolve_loops`. Axes: N batch, H height, W width, C channels; I in and O out.
+    """
     stride, sides, _ = geometry(images.shape, kernel.shape, stride, padding)
     return lax.conv_general_dilated(images, kernel, stride, sides, dimension_numbers=("NHWC", "HWIO", "NHWC"))

@@ -125,6 +125,10 @@ def convolve_by_four(images: jax.Array, kernel: jax.Array, sides: Sides, out) ->
     return result.reshape(-1, *side_by_side, kernels)[:, : out[0], : out[1]]
 
 
+# `custom_vjp` takes a gradient of ours in place of jax's own. `_forward` gives the result and what the way back needs;
+# `_backward` gets that and `upstream`, the gradient of the loss by the result, and returns the gradient by each
+# argument that has one. Those that have none, `nondiff_argnums`, come first in `_backward`. (The way of "reverse
+# mode".)
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(images: jax.Array, kernel: jax.Array, stride: tuple[int, int], sides: Sides) -> jax.Array:
     if stride == (1, 1) and kernel.shape[2] <= _FEW // 4 and min(kernel.shape[:2]) > 1:
@@ -151,11 +155,13 @@ def image_gradient(image_shape, kernel: jax.Array, upstream: jax.Array, stride, 
     """d_images, (batch, height, width, in): the upstream gradient convolved with the flipped, exchanged kernel.
 
     Pixel u of the padded image lies under kernel[i] at place y where y * stride + i = u. So going back, offset i looks
-    i *behind* u (the flip), only every stride-th pixel is a place (the spreading), and the first place that sees
-    pixel 0 lies kernel - 1 - top before it (the padding).
+    i *behind* u (the flip), and only every stride-th pixel is a place (the spreading). The image's pixel 0 is padded
+    pixel `top`; the first window that could reach it begins kernel - 1 before that, so kernel - 1 - top before place 0:
+    as many zeros go in front (the padding).
     """
     padding = _behind(image_shape, kernel.shape, upstream.shape, stride, sides)
     exchanged = lax.optimization_barrier(kernel[::-1, ::-1].transpose(0, 1, 3, 2))  # (height, width, out, in)
+    # lhs_dilation: stride - 1 zeros between the pixels of the first operand; below, rhs_dilation: of the second
     return lax.conv_general_dilated(upstream, exchanged, (1, 1), padding, lhs_dilation=stride, dimension_numbers=_PLAIN)
 
 

@@ -1,10 +1,11 @@
 """Moving an image: flips, and everything that an affine map can do (rotation, shift, shear, zoom) in one resampling.
 
 The contract of every augmentation: `random_thing(key, image, *, options) -> image`, where an image is (height, width,
-channels), light as float32 from 0 to 1, and the result has the same shape and range. Those of this file, which move
-pixels, take bytes too, uint8 from 0 to 255, a quarter of the memory; a resampling makes them light. "How much" is drawn
-from the key; "what" is done by a function beside it that has no randomness: `random_rotation` draws an angle, `affine`
-with `rotation(angle)` turns the image. Each handles one image; `augment.batched` makes it one for batches.
+channels), light as float32 from 0 to 1, and the result has the same shape (but for `random_crop`) and range. Those of
+this file, which move pixels, take bytes too, uint8 from 0 to 255, a quarter of the memory; a resampling makes them
+light. "How much" is drawn from the key; "what" is done by a function beside it that has no randomness:
+`random_rotation` draws an angle, `affine` with `rotation(angle)` turns the image. Each handles one image;
+`augment.batched` makes it one for batches.
 
 An affine map says, for each pixel of the result, where in the given image to look: (y, x) in = matrix @ (y, x, 1) out,
 both measured in pixels from the image's centre, y downwards. Looking from the result backwards leaves no holes.
@@ -131,7 +132,7 @@ def look(images: jax.Array, where: Places, *, value: float = 0.0) -> jax.Array:
 def affine(
     image: jax.Array, matrix: jax.Array, *, sampling: str = "bilinear", fill: str = "constant", value: float = 0.0
 ) -> jax.Array:
-    """Resamples an image through an affine map; several maps are one: multiply their matrices first.
+    """Resamples an image through an affine map; several maps are one: first `a`, then `b`, is `a @ b`.
 
     Args:
         image: (height, width, channels), floating point or uint8.
@@ -182,7 +183,8 @@ def random_transpose(key: jax.Array, image: jax.Array, *, probability: float = 0
 def random_crop(key: jax.Array, image: jax.Array, *, size: int) -> jax.Array:
     """Cuts out a square of `size` pixels, or of the image's shorter side if that is less, at a place drawn evenly.
 
-    The one augmentation that changes a shape: (height, width, channels) -> (size, size, channels).
+    The one augmentation that changes a shape: (height, width, channels) -> (side, side, channels), side the smallest
+    of size, height and width.
     """
     height, width, channels = image.shape
     side = min(size, height, width)
@@ -232,9 +234,10 @@ def random_affine(
     max_zoom: float = 1.0,
     **how,
 ) -> jax.Array:
-    """Zooms, slants, moves and turns, in this order, but resamples only once: each resampling would blur a little.
+    """Turns, moves, slants and zooms, in this order, but resamples only once: each resampling would blur a little.
 
-    The matrices are multiplied in the order of Keras' `ImageDataGenerator`: rotation @ shift @ shear @ zoom.
+    A map leads from the result back to the image, so what is done first stands leftmost: rotation @ shift @ shear @
+    zoom, the order of Keras' `ImageDataGenerator`.
 
     Args:
         key, image: see the file's docstring.

@@ -7,6 +7,10 @@ Every layer is called alike, `layer(inputs, key=None)`. A key means training: dr
 a key the network is being used: nothing is random. So no layer has a mode that somebody can forget to switch.
 
 Kernels start at random (`initialization.py`), biases at 0.
+
+Flax's `nnx.Module` is an ordinary class whose arrays can be taken out and put in from outside. One in an `nnx.Param` is
+learned: the optimizer moves it. One in an `nnx.BatchStat` is kept beside these, and no gradient moves it.
+`parameter[...]` is the array itself, and `parameter[...] = new` replaces it.
 """
 
 import jax

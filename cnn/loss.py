@@ -1,7 +1,9 @@
 """The loss: how wrong the logits are, as one number an image, and what the logits mean as probabilities.
 
 A network ends in logits z: any real numbers. For two classes one logit is enough, with P(class 1) = sigmoid(z). For
-more there is one logit a class, and P(class i) = softmax(z)[i].
+more there is one logit a class, and P(class i) = softmax(z)[i]. Both are positive, and the softmax's sum to 1:
+
+    sigmoid(z) = 1 / (1 + exp(-z)),    softmax(z)[i] = exp(z[i]) / sum over j of exp(z[j])
 """
 
 import jax
@@ -55,6 +57,7 @@ def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     _check_labels("softmax cross-entropy", logits, labels)
     # Any constant gives the same result, so no gradient needs to flow through the maximum.
     shifted = logits - jax.lax.stop_gradient(logits.max(axis=1, keepdims=True))
+    labels = jnp.where(labels < 0, logits.shape[1], labels)  # jax would count negative ones from the end
     true = jnp.take_along_axis(shifted, labels[:, None], axis=1)[:, 0]
     return jnp.log(jnp.exp(shifted).sum(axis=1)) - true
 

@@ -30,7 +30,10 @@ from cnn.windows import receptive_fields
 
 
 class Row(NamedTuple):
-    """One line of the table: a layer, what comes out of it, its parameters, and how far one output sees (pixels)."""
+    """One line of the table: a layer, what comes out of it, its parameters, and how far one output sees (pixels).
+
+    It sees so far through the windows of convolutions and pools; relative stains measure the whole image besides.
+    """
 
     layer: str
     shape: tuple[int, ...]  # without the batch
@@ -58,7 +61,7 @@ def table(network: Network, image_shape: tuple[int, int, int]) -> list[Row]:
         ShapeError: if a layer cannot take what the one before gives; the message names the layer's place.
     """
     _channels(image_shape)
-    shape, rows, windows = (1, *image_shape), [], []
+    shape, rows, windows = (1, *image_shape), [], [(1, 1)]
     for number, layer in enumerate(network.layers, start=1):
         try:
             shape = jax.eval_shape(layer, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
@@ -68,7 +71,7 @@ def table(network: Network, image_shape: tuple[int, int, int]) -> list[Row]:
         count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
         if hasattr(layer, "window"):
             windows.append((max(layer.window), max(layer.stride)))
-        field = receptive_fields(windows)[-1] if windows and len(shape) == 4 else None
+        field = receptive_fields(windows)[-1] if len(shape) == 4 else None
         rows.append(Row(str(layer), shape[1:], count, field))
     return rows
 
@@ -94,7 +97,8 @@ def seed(image_shape: tuple[int, int, int], classes: int, *, dropout: float = 0.
 
     2,065,473 parameters for 120 x 160 x 3 images and two classes; 99 % of them in the first dense layer. In 2017 the
     pools came after bias and ReLU. Both keep order, max(relu(x + b)) = relu(max(x) + b), so that before them a pool
-    gives the same numbers and gradients, and leaves them a quarter of the work: 207 ms a step of 32 images, now 167.
+    gives the same numbers and gradients, and leaves them a quarter of the work (with the pool's gradient of
+    `pooling.py`: 207 ms a step of 32 images before, 167 after).
 
     Args:
         image_shape: (height, width, channels); images hold values from 0 to 1.
@@ -168,12 +172,15 @@ def tissue(
     """
     if pool not in ("attention", "mean"):
         raise UserError(f'tissue: got pool "{pool}", wants "attention" or "mean"')
-    inputs = {
+    ways = {
         "relative haematoxylin": [SeparateStains(1, relative=True)],
         "haematoxylin": [SeparateStains(1)],
         "relative stains": [SeparateStains(3, relative=True)],
         "colours": [],
-    }[sees]
+    }
+    if sees not in ways:
+        raise UserError(f'tissue: got sees "{sees}", wants one of {", ".join(ways)}')
+    inputs = ways[sees]
     colours = _channels(image_shape)
     channels = inputs[0].number if inputs else colours
     widths = (16, 32, 48, 64, 64)

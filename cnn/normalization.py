@@ -6,8 +6,8 @@ What differs is over which numbers mean and variance are taken; for (batch, heig
 
     batch_norm   over batch, height and width, for each channel: an image's output depends on the others in its batch,
                  so in use, where there may be no batch, the running means of training take its place
-    layer_norm   over height, width and channels, for each image: the same in training and in use, and blind to how
-                 strongly a slide is stained as a whole
+    layer_norm   over height, width and channels, for each image: the same in training and in use, and blind to a
+                 positive factor, as is a stronger stain, where a network sees amounts of stain and has no bias before
 
 Why it helps: the loss becomes smoother and bears larger steps, and no layer has to follow what the one before does to
 the scale of its inputs (Ioffe and Szegedy, ICML 2015; Santurkar et al., NeurIPS 2018).
@@ -81,7 +81,7 @@ batch_norm.defvjp(_forward, _backward)
 def layer_norm(inputs: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Array:
     """Normalises each image over all places and channels (Ba, Kiros and Hinton, 2016); shapes as in `batch_norm`.
 
-    Multiplying an image by a factor changes nothing but the effect of epsilon.
+    Multiplying an image by a positive factor changes nothing but the effect of epsilon.
     """
     return normalize(inputs, *moments(inputs, (1, 2, 3)), scale, shift)
 

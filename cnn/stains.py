@@ -51,8 +51,8 @@ def _mix(pixels: jax.Array, matrix: np.ndarray) -> jax.Array:
 def relative_stains(image: jax.Array) -> jax.Array:
     """Amounts of the stains, (..., height, width, 3), each divided by its root mean square in the image's tissue.
 
-    A slide that lay in the bath for twice as long holds twice as much of a stain everywhere; here it looks the same.
-    What tells tissues apart is where in a slide there is more of a stain, and where less.
+    A slide that lay in the bath for twice as long holds twice as much of a stain everywhere; here it looks nearly the
+    same. What tells tissues apart is where in a slide there is more of a stain, and where less.
 
         amounts / sqrt(sum over tissue of amounts^2 / (pixels of tissue + 1) + 0.05^2)
 

@@ -1,6 +1,7 @@
 """Windows that slide over an image: how far they step, what surrounds the image, and how many places there are.
 
-Convolution and pooling differ in what they do inside a window. Where the windows lie is the same for both:
+Convolution and pooling differ in what they do inside a window. Where the windows lie is the same for both. From one to
+the next there are `stride` pixels, and `padding` tells how many pixels are added before and after the image:
 
     size 5, window 3, stride 2, padding (1, 1):      .  0 1 2 3 4  .
     window 0                                        [.  0 1]
@@ -27,8 +28,8 @@ def pair(value: int | Sequence[int], what: str) -> tuple[int, int]:
 def resolve_padding(padding: Padding, size: tuple[int, int], window: tuple[int, int], stride: tuple[int, int]) -> Sides:
     """Turns a padding by name, by one number or by sides into ((top, bottom), (left, right)) pixels.
 
-    "VALID" is none. "SAME" is as little as gives ceil(size / stride) places; if that is odd, the extra pixel goes to
-    the bottom and the right, as in TensorFlow and XLA. An int pads all four sides.
+    "VALID" is none. "SAME" is as little as gives ceil(size / stride) places; of an odd number of pixels the one more
+    goes to the bottom or the right, as in TensorFlow and XLA (jax's compiler). An int pads all four sides.
 
     >>> resolve_padding("SAME", size=(5, 6), window=(3, 3), stride=(2, 2))
     ((1, 1), (0, 1))
@@ -53,8 +54,8 @@ def places(size: int, window: int, stride: int, sides: tuple[int, int], ceil: bo
     """The number of places a window has along one axis: floor((size + low + high - window) / stride) + 1.
 
     With `ceil` the division rounds up, so that no pixel at the far end is left out: the last window then hangs over
-    the edge, but always starts on the image or its low padding (Caffe's rule). Zero or less
-    means that the window does not fit.
+    the edge, but always starts on the image or its low padding (Caffe's rule). 0 means that the
+    window does not fit.
 
     >>> places(64, window=3, stride=2, sides=(0, 0)), places(64, window=3, stride=2, sides=(0, 0), ceil=True)
     (31, 32)

@@ -142,6 +142,12 @@ def test_logits_of_a_thousand_give_no_nan(z):
     assert probabilities(jnp.array([[z, 0.0, 0.0]])).tolist() == [said.tolist()]
 
 
+@pytest.mark.parametrize("label", [-1, -3, 3])
+def test_a_label_that_is_no_class_gives_no_number(label):
+    losses = softmax_cross_entropy(jnp.array([[0.0, 2.0, 1.0]] * 2), jnp.array([label, 1]))
+    assert np.isnan(losses).tolist() == [True, False]
+
+
 def test_nan_is_not_hidden():
     assert np.isnan(binary_cross_entropy(jnp.array([[np.nan]]), jnp.array([1]))).all()
     assert np.isnan(softmax_cross_entropy(jnp.array([[0.0, np.nan, 1.0]]), jnp.array([0]))).all()

@@ -155,11 +155,18 @@ def test_of_a_window_that_is_no_square_the_longer_side_counts():
 def test_a_flat_image_has_no_receptive_field():
     layers = [ReLU(), Convolution(1, 2, key=KEY), GlobalAveragePool(), Dense(2, 3, key=KEY)]
     assert table(Network(layers), (5, 6, 1)) == [
-        Row("ReLU", (5, 6, 1), 0, None),  # no window yet
+        Row("ReLU", (5, 6, 1), 0, 1),  # no window yet: each pixel sees itself
         Row("convolution 3 x 3 x 2", (3, 4, 2), 3 * 3 * 1 * 2 + 2, 3),
         Row("global average pool", (2,), 0, None),
         Row("dense 3", (3,), 2 * 3 + 3, None),
     ]
+
+
+def test_what_a_network_cannot_see_or_pool_by_is_one_sentence():
+    with pytest.raises(UserError, match='tissue: got sees "eosin", wants one of relative haematoxylin, haematoxylin'):
+        tissue((64, 64, 3), 2, sees="eosin", key=KEY)
+    with pytest.raises(UserError, match='tissue: got pool "max", wants "attention" or "mean"'):
+        tissue((64, 64, 3), 2, pool="max", key=KEY)
 
 
 # How a model starts
