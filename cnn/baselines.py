@@ -3,10 +3,9 @@
     share_of_white       one number an image, nothing fitted: benign cores hold more empty space
     histogram            which colours there are, not where; with logistic regression
     group of the image   does the day of the photograph give the answer away?
-    majority             the commonest class
 
-Each is `(training images, their labels, test images) -> scores`, or the same of groups: the higher, the more likely
-of the positive class. All that is fitted is fitted on the training images.
+What is measured of an image, `regress` makes a probability of, from the training images and their labels alone. (The
+commonest class needs no code: `experiments/cross_validate.py` counts it.)
 """
 
 import numpy as np

@@ -28,6 +28,10 @@ class Common:
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Where to compute. "auto" takes a GPU where jax shows one."""
 
+    def __post_init__(self):
+        at_least(0, seed=self.seed)
+        at_most(2**31 - 1, seed=self.seed)  # what jax and scikit-learn take
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe(Common):
@@ -56,8 +60,8 @@ class Recipe(Common):
         *("tissue", "seed", "wbc", "spanhol"),
         *("tissue-mean", "tissue-haematoxylin", "tissue-stains", "tissue-colours"),
     ] = "tissue"
-    """The network: the one for few slides and any size, that of 2017, that which was adapted then, or Spanhol's; and
-    the first with one part changed, to see what the part brings: see cnn/models.py."""
+    """The network. tissue: for few slides, of any size. seed: that of 2017. wbc: that which was adapted then. spanhol:
+    Spanhol's, of 2016. tissue-...: tissue with one part changed, to see what it brings. See cnn/models.py."""
     dropout: float | None = None
     """Share of the last hidden features that is dropped in training, from 0 to less than 1. Default: the network's."""
     augmentation: Literal["auto", "none", "seed", "default", "crop"] = "auto"
@@ -77,9 +81,10 @@ class Recipe(Common):
     """Folder of an interrupted run, to go on where it stopped, with its own options and on the same images."""
 
     def __post_init__(self):
+        super().__post_init__()
         at_least(1, batch=self.batch)
         at_least(1, image_size=min(self.size))
-        at_least(0, seed=self.seed, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        at_least(0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
         at_least(20, drawn=self.drawn)
         if self.dropout is not None:
             at_most(0.99, dropout=self.dropout)
@@ -143,7 +148,7 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # no room, or none that is one's own
             raise
         where = f" at {error.filename}" if error.filename else ""
         print(f"error: the disk is full{where}; make room, and go on with --resume, or run it again", file=sys.stderr)

@@ -49,6 +49,7 @@ def feeder(images, labels: np.ndarray, layout: NamedSharding | None) -> Callable
     Args:
         images: (number, height, width, 3) uint8: an array, a file that is mapped into memory, or a `store.Chosen`.
         layout: of a batch over several devices; None for one.
+    Of the function, weights: (batch,), what each image counts in the loss: 1, or 0 for one that fills up the batch.
     """
     if layout is not None:
         return lambda indices, weights: tuple(

@@ -14,7 +14,10 @@ class ShapeError(UserError, ValueError):
 
     def __init__(self, layer: str, got: object, want: str):
         super().__init__(f"{layer}: got {got}, wants {want}")
-        self.got_and_want = got, want
+        self.layer, self.got_and_want = layer, (got, want)
+
+    def __reduce__(self):
+        return type(self), (self.layer, *self.got_and_want)  # from one process to another, as in `jobs.py`
 
 
 class ImageError(UserError):

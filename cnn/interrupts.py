@@ -37,11 +37,27 @@ class Interrupts:
             signal.signal(number, handler)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where `interruptible` listens: a machine that shuts down, or a scheduler whose time is up."""
+
+
 @contextmanager
 def interruptible(how_to_go_on: str) -> Iterator[None]:
-    """Turns Ctrl-C, where there is nothing to be finished or saved, into one line that says how to go on, and 130."""
+    """Turns Ctrl-C and SIGTERM, where there is nothing to be finished or saved, into one line that says how to go on.
+
+    The exit status is 130, or 143 of SIGTERM.
+    """
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    listens = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, terminate) if listens else None
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as told:
         print(f"interrupted; what is done is kept. To go on: {how_to_go_on}", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(told, Terminated) else 130)
+    finally:
+        if listens:
+            signal.signal(signal.SIGTERM, before)

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -35,11 +36,18 @@ def portions(jobs: int, processors: list[int], gpus: int) -> list[tuple[list[int
     return [(processors[i::jobs], str(i % gpus) if gpus else "") for i in range(jobs)]
 
 
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    """Ends this process once another has: one that was killed could not tell it to, and nobody would take its work."""
+    parent.join()
+    os._exit(1)
+
+
 def _start_worker(free: multiprocessing.Queue, shared: tuple, shares) -> None:
-    """Takes a portion for the process, before jax asks the machine for its devices."""
+    """Takes a portion for the process, before jax asks the machine for its devices; it ends when its parent does."""
     global _shared, _shares
     _shared, _shares = shared, shares
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; one of them answers
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     processors, gpu = free.get()
     if processors and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, processors)

@@ -33,7 +33,8 @@ def make_optimizer(
         UserError: for an unknown schedule.
     """
     schedules = {
-        "constant": lambda: learning_rate,
+        # a function too, so that the optimizer's state is of one form, and a run may change its schedule on its way
+        "constant": lambda: learning_rate if as_keras else optax.constant_schedule(learning_rate),
         "cosine": lambda: optax.cosine_decay_schedule(learning_rate, steps),
         "one-cycle": lambda: optax.cosine_onecycle_schedule(steps, learning_rate),
     }

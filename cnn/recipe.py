@@ -38,7 +38,20 @@ def read_slides(recipe, console: Console) -> tuple[slides.Slides, list[ImageErro
             skipped=skipped,
             cache=recipe.cache,
         )
+    note_on_groups(data, console)
     return data, skipped or []
+
+
+def note_on_groups(data: slides.Slides, console: Console) -> None:
+    """Says so where nothing tells which images are of one slide or patient, but for copies of one picture."""
+    if set(data.groups) <= set(data.names):
+        console.print(
+            "note: every image is taken for a group of its own. If several are of one slide or patient, the network "
+            "is judged by relatives of what it has learned from, and the figures are too good: tell slides or patients "
+            "by --group-pattern",
+            style="yellow",
+            soft_wrap=True,
+        )
 
 
 def network(recipe, classes: int, key: jax.Array) -> Network:

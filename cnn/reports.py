@@ -52,7 +52,8 @@ def write_report(
 
     Args:
         folder: the run's, which exists.
-        history, best: as `fitting.fit` returns them.
+        history: all epochs.
+        best: the one whose weights are kept, with its parameters.
         parts: indices into `slides` by split: "training", "validation", "test".
         positive: the class that counts as positive; see `evaluation.positive_class`.
         per_epoch: images drawn an epoch, for the speed.

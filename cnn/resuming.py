@@ -1,8 +1,14 @@
-"""Going on with a run that was interrupted: with its own settings, on its own images, and never two at a time."""
+"""Going on with a run that was interrupted: with its own settings, on its own images, and never two at a time.
+
+`settings` is a frozen dataclass with a field for each option of the command line (`command_line.py`). Its `resume` is
+the folder to go on in; its `allow_change`, which only a training has, names the options that may differ from then on.
+"""
 
 import dataclasses
+import errno
 import json
 import os
+import shlex
 import types
 import typing
 from collections.abc import Iterator
@@ -24,7 +30,7 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def own_settings(settings: S) -> S:
+def own_settings(experiment: str, settings: S) -> S:
     """The settings of the run that `settings.resume` names, so that nothing has to be given again.
 
     What is given all the same, and is not what the run was begun with, is refused, unless `settings.allow_change` names
@@ -32,7 +38,8 @@ def own_settings(settings: S) -> S:
     it is named there.
 
     Raises:
-        UserError: listing each setting that differs, or naming what cannot change at all.
+        UserError: listing each setting that differs, or naming what cannot change at all; or if it is a run of another
+            experiment.
     """
     allowed = {name.replace("-", "_") for name in getattr(settings, "allow_change", ())}
     if settings.resume is None:
@@ -44,7 +51,11 @@ def own_settings(settings: S) -> S:
     if fixed := sorted(allowed - set(CHANGEABLE)):
         changeable = ", ".join(CHANGEABLE).replace("_", "-")
         raise UserError(f"--allow-change: {fixed[0]} cannot change; only {changeable} can; begin a new run instead")
-    then = read_config(settings.resume)["settings"]
+    config = read_config(settings.resume)
+    if config.get("experiment") != experiment:
+        other = config.get("experiment", "something else")
+        raise UserError(f"--resume: {settings.resume} is a run of {other}, not of {experiment}")
+    then = config["settings"]
     hints = typing.get_type_hints(type(settings))
     changes, differences = {}, []
     for field in dataclasses.fields(settings):
@@ -73,6 +84,17 @@ def _as_typed(value: object, hint: object) -> object:
     return Path(value) if isinstance(value, str) and Path in alternatives else value
 
 
+def check_images(settings: object, data_digest: str) -> None:
+    """Raises UserError if a run was begun on other images, and `settings.allow_change` does not hold "data"."""
+    if settings.resume is None or "data" in getattr(settings, "allow_change", ()):
+        return
+    if read_config(settings.resume)["data_digest"] != data_digest:
+        raise UserError(
+            f"{settings.resume}: was begun on other images, labels or groups than {settings.data or 'those drawn'}; "
+            "give the same, or begin a new run"
+        )
+
+
 def begin_or_resume(
     name: str, settings: object, device: str, *, data_digest: str, skipped: list[ImageError] = (), **more: object
 ) -> Path:
@@ -84,7 +106,7 @@ def begin_or_resume(
         skipped: the bad files that were left out; their list is written to the folder, and how many is said.
         more: further entries for config.json.
     Raises:
-        UserError: if the images differ, and `settings.allow_change` does not hold "data".
+        UserError: as `check_images`; or if the classes of the images differ.
     """
     if settings.resume is None:
         folder = create_folder(name, settings.out)
@@ -94,19 +116,16 @@ def begin_or_resume(
             path = write_csv(folder / "skipped.csv", ("file", "reason", "remedy"), rows)
             print(f"left out {len(skipped)} bad files: see {path}", flush=True)
         return folder
+    check_images(settings, data_digest)
     config = read_config(settings.resume)
-    if config["experiment"] != name:
-        raise UserError(f"--resume: {settings.resume} is a run of {config['experiment']}, not of {name}")
-    if config["data_digest"] != data_digest and "data" not in getattr(settings, "allow_change", ()):
-        raise UserError(
-            f"{settings.resume}: was begun on other images, labels or groups than {settings.data or 'those drawn'}; "
-            "give the same, or begin a new run"
-        )
+    for key in ("network", "positive"):
+        if key in more and (now := json.loads(as_json(more[key]))) != config[key]:
+            raise UserError(f"{settings.resume}: its {key} was {config[key]} and would be {now}; begin a new run")
     return settings.resume
 
 
-def note_changes(settings: object, data_digest: str) -> None:
-    """Writes into config.json what `settings.allow_change` has changed: it is the run's own from now on.
+def note_changes(settings: object, data_digest: str, **more: object) -> None:
+    """Writes into config.json what `settings.allow_change` has changed: it is the run's own from now on. So is `more`.
 
     Call it once the folder is this process's own: another that is at work in it goes on with what it was begun with.
     """
@@ -117,15 +136,15 @@ def note_changes(settings: object, data_digest: str) -> None:
         name: config["settings"][name] for name in OF_THE_MOMENT if name in config["settings"]
     }
     if changed != config["settings"] or data_digest != config["data_digest"]:
-        write_json(settings.resume / "config.json", config | {"settings": changed, "data_digest": data_digest})
+        write_json(settings.resume / "config.json", config | more | {"settings": changed, "data_digest": data_digest})
 
 
 def how_to_go_on(name: str, settings: object, folder: Path) -> str:
     """The command that goes on with a run as it is being carried out: on that device, with so many jobs."""
-    command = f"python -m experiments.{name} --resume {folder}"
-    for option, default in (("device", "auto"), ("jobs", 1)):
+    command = f"python -m experiments.{name} --resume {shlex.quote(str(folder))}"
+    for option, default in (("device", "auto"), ("jobs", 1), ("cache", None)):
         if getattr(settings, option, default) != default:
-            command += f" --{option} {getattr(settings, option)}"
+            command += f" --{option} {shlex.quote(str(getattr(settings, option)))}"
     return command
 
 
@@ -133,10 +152,19 @@ def check_unfinished(settings: object) -> None:
     """Raises UserError if the run that `settings.resume` names has come to its end, unless it may get more epochs."""
     finished = settings.resume is not None and (settings.resume / "metrics.json").exists()
     if finished and "epochs" not in settings.allow_change:
-        use = f"use it with python -m experiments.predict {settings.resume} IMAGE..."
+        use = f"use it with python -m experiments.predict {shlex.quote(str(settings.resume))} IMAGE..."
         raise UserError(
             f"--resume: {settings.resume} is finished; {use}, or give it --epochs and --allow-change epochs"
         )
+
+
+def unfinish(folder: Path) -> None:
+    """Takes the mark of a finished run, metrics.json, from one that gets more epochs; it stays as metrics-before.json.
+
+    Else the run, interrupted once more, would be refused as finished, though its epochs are not done.
+    """
+    if (folder / "metrics.json").exists():
+        os.replace(folder / "metrics.json", folder / "metrics-before.json")
 
 
 @contextmanager
@@ -144,12 +172,21 @@ def alone(folder: Path) -> Iterator[None]:
     """Keeps a run's folder for this process; the lock goes when the process does, however it ends.
 
     Raises:
-        UserError: if another process has it, which goes on unharmed.
+        UserError: if another process has it, which goes on unharmed; or if nothing can be written or locked there.
     """
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+    try:
+        file = open(folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written to ({error.strerror}); change its permissions") from None
+    with file:
         try:
             _lock(file)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                raise UserError(
+                    f"{folder}: cannot be kept from other processes ({error.strerror}); give --out on a local disk, or "
+                    "copy the run there"
+                ) from None
             file.seek(0)
             owner = file.read().strip() or "of unknown number"
             raise UserError(f"{folder}: process {owner} is at work in it; wait for it, or stop it") from None

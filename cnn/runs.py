@@ -14,7 +14,7 @@ from cnn.errors import UserError
 
 def check_new(out: Path | None) -> None:
     """Raises UserError if `out` exists already: to be called before hours of work, not after them."""
-    if out is not None and out.exists():
+    if out is not None and os.path.lexists(out):  # False where one may not look; `create_folder` then says why
         raise UserError(f"--out: {out} exists already, and a run never overwrites another; name a new one")
 
 
@@ -90,7 +90,7 @@ def write_config(folder: Path, experiment: str, settings: object, device: str, *
 
 
 def read_config(folder: Path) -> dict:
-    """The config.json of a finished run.
+    """The config.json of a run.
 
     Raises:
         UserError: if the folder holds none, or a damaged one.

@@ -25,6 +25,7 @@ from cnn.store import room_for
 
 UCSB_NAME = re.compile(r"(ytma\d+_\d{6})_(benign|malignant)\d+_ccd\.\w+$", re.IGNORECASE)
 LAYOUT = "give a folder with one sub-folder of TIFF, JPEG or PNG images a class"
+PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # no class is called so
 MOST_SHOWN = 20  # files named in one error
 Progress = Callable[[int, int], None] | None
 
@@ -79,8 +80,9 @@ def read_folder(
     of a UCSB name, else the image's own name. Two copies of a picture in one class join their groups. `progress(done,
     total)` is called in the calling thread. `fit` and `filter` are those of `images.resize`.
 
-    Raises UserError for a folder, a name or a picture that cannot be used; all bad files are in one error. Where a list
-    `skipped` is given, bad files are left out instead, and their errors added to it. `cache`: see `cache.py`.
+    Raises UserError for a folder, a name or a picture that cannot be used; one error tells of all bad files, and names
+    the first 20. Where a list `skipped` is given, bad files are left out instead, and their errors added to it.
+    `cache`: see `cache.py`.
     """
     check_size(size, fit, filter)
     found = _classes_by_name(Path(folder))
@@ -169,6 +171,11 @@ def _classes_by_name(root: Path) -> dict[str, str]:
     for folder in folders:
         if filled and not inside[folder]:
             raise UserError(f"{root / folder}: this class holds no image; fill the folder, or take it away")
+    if len(filled) > 1 and {folder.lower() for folder in filled} <= PARTS:
+        raise UserError(
+            f"{root}: its folders ({', '.join(filled)}) are parts of a split, and no classes; give a folder with one "
+            "sub-folder a class: the parting is done here"
+        )
     found = {name: UCSB_NAME.match(name)[2].lower() for name in flat}
     found |= {f"{folder}/{name}": folder for folder in filled for name in inside[folder]}
     if len(set(found.values())) == 1:

@@ -25,6 +25,31 @@ def split_by_group(slides: Slides, *, test: float = 0.2, validation: float = 0.2
     return _split(slides, np.unique(slides.groups, return_inverse=True)[1], "group", test, validation, seed)
 
 
+def split_as_before(slides: Slides, before: dict[str, list[str]]) -> dict[str, np.ndarray]:
+    """The split of a run that goes on, {part: names}, as indices: each image stays in the part in which it was.
+
+    An image that is new is where the others of its group are, and among those to learn from if the group is new: what a
+    network has learned from, or was judged by, must not change places.
+
+    Raises:
+        UserError: if a group is in two parts now, or a part has lost all its images.
+    """
+    part_of = {name: part for part, names in before.items() for name in names}
+    parts_of = {group: set() for group in slides.groups}
+    for name, group in zip(slides.names, slides.groups):
+        if name in part_of:
+            parts_of[group].add(part_of[name])
+    for group, parts in parts_of.items():
+        if len(parts) > 1:
+            raise UserError(f"the group {group!r} is in {' and in '.join(sorted(parts))} now; begin a new run")
+    now = np.array([min(parts_of[group], default="training") for group in slides.groups])
+    found = {part: np.flatnonzero(now == part) for part in before}
+    for part, names in before.items():
+        if names and not len(found[part]):
+            raise UserError(f"no image is left of the {len(names)} for {part}; give them too, or begin a new run")
+    return found
+
+
 def split_by_image(slides: Slides, *, test: float = 0.2, validation: float = 0.2, seed: int) -> dict[str, np.ndarray]:
     """As `split_by_group`, but it parts groups: too good to be true where images of one group resemble each other.
 
@@ -50,7 +75,8 @@ def _split(slides: Slides, groups: np.ndarray, kind: str, test: float, validatio
     if found is None:
         counts = [f"{len(set(groups[slides.labels == i]))} of {name}" for i, name in enumerate(slides.classes)]
         there = f"the {len(set(groups))} {kind}{'s' * (len(set(groups)) > 1)} ({', '.join(counts)}) cannot be split"
-        raise UserError(f"{there} with every class in training and in test; add {kind}s")
+        among = "training, validation and test" if validation else "training and test"
+        raise UserError(f"{there} among {among} with every class in training and in test; add {kind}s")
     if sum(len(set(groups[part])) for part in found.values()) != len(set(groups)):
         raise AssertionError(f"a {kind} is in two parts of a split")
     return found

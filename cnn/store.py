@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cnn.errors import UserError
+
 SHARE = 0.25  # of the machine's memory: images that take more wait in a file
 
 
@@ -25,12 +27,24 @@ def room_for(number: int, size: tuple[int, int], folder: Path | None = None, mos
         folder: where to make the file, which nobody else sees and which goes away with the array; the system's folder
             for temporary files unless given.
         most: a quarter of the machine's memory unless given.
+    Raises:
+        UserError: if there is no room for the file.
     """
-    shape = (number, *size, 3)
-    if number * size[0] * size[1] * 3 <= (SHARE * memory() if most is None else most):
+    shape, bytes_ = (number, *size, 3), number * size[0] * size[1] * 3
+    if bytes_ <= (SHARE * memory() if most is None else most):
         return np.empty(shape, np.uint8)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        return np.memmap(file, np.uint8, "w+", shape=shape)
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # Room is taken now: a page for which there is none, once it is written, ends the process without a word.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, bytes_)
+            return np.memmap(file, np.uint8, "w+", shape=shape)
+    except OSError as error:
+        where = folder or tempfile.gettempdir()
+        raise UserError(
+            f"{where}: has no room for the {bytes_ / 1e9:.1f} GB of pixels that are too many for the memory "
+            f"({error.strerror}); give --cache FOLDER on a larger disk"
+        ) from None
 
 
 class Chosen:

@@ -137,7 +137,8 @@ def train(
     """Trains a network and yields after every epoch; the network itself is left as it is.
 
     All that is random depends on the seed and the number of the step, not on what came before. So a run that is taken
-    up at a Point goes on as it would have gone on, to the last bit. Where jax shows several devices, all take part.
+    up at a Point goes on as it would have gone on, to the last bit. Where jax shows several devices, as many take part
+    as divide the batch.
 
     Args:
         training, validation: images (number, height, width, 3) uint8, in memory or not (see `store.py`), and labels

@@ -24,7 +24,8 @@ def first_unsound(network: Network, images: jax.Array, labels: jax.Array, weight
     Args:
         network: with the weights from before the step.
         images: (batch, height, width, channels), augmented as in the step.
-        labels, weights: (batch,), as in the step.
+        labels: (batch,) int.
+        weights: (batch,), what each image counts in the loss: 1, or 0 for one that only fills up the batch.
         key: of the layers' randomness, as in the step.
     Returns:
         part of a sentence, like "layer 3 (batch norm) makes 12 of 64 numbers infinite or none".
@@ -55,4 +56,4 @@ def first_unsound(network: Network, images: jax.Array, labels: jax.Array, weight
     for name, gradient in sorted(named_arrays(gradients).items(), key=lambda item: -int(item[0].split(".")[1])):
         if _unsound(gradient):
             return f"the gradient of {name} is the first to be infinite or none, in {_unsound(gradient)} places"
-    return "taken again, every number is sound, so it came from the device: run it on another"
+    return "taken again in float32, every number is sound: it came from the device, or from a coarser --precision"

@@ -1,5 +1,6 @@
 """A network's weights as an .npz file: plain arrays by name, readable by numpy alone, and unable to run code."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -18,9 +19,11 @@ def named_arrays(parameters: nnx.State) -> dict[str, np.ndarray]:
 
 
 def save_weights(path: Path, parameters: nnx.State) -> None:
-    """Writes parameters to an .npz file; the same parameters always give the same bytes."""
-    with open(path, "wb") as file:  # numpy would add ".npz" to a name without it
+    """Writes parameters to an .npz file, whole or not at all; the same parameters always give the same bytes."""
+    temporary = path.with_name(path.name + ".part")
+    with open(temporary, "wb") as file:  # numpy would add ".npz" to a name without it
         np.savez(file, **named_arrays(parameters))
+    os.replace(temporary, path)
 
 
 def load_weights(path: Path, network: Network) -> nnx.State:

@@ -25,6 +25,7 @@ class Settings(command_line.Common):
     """Height and width to which it is resized."""
 
     def __post_init__(self):
+        super().__post_init__()
         command_line.at_least(1, image_size=min(self.image_size))
 
 

@@ -47,6 +47,7 @@ class Settings(command_line.Common):
     """How exactly a GPU multiplies, for all peers; see the option of experiments.train."""
 
     def __post_init__(self):
+        super().__post_init__()
         command_line.at_least(1, rounds=self.rounds, tasks=len(self.tasks))
 
 

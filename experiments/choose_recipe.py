@@ -131,7 +131,7 @@ def verdict(chosen: list[str]) -> str:
 # %%
 def main(settings: Settings) -> dict:
     """Runs the job and returns what metrics.json holds."""
-    settings = resuming.own_settings(settings)
+    settings = resuming.own_settings("choose_recipe", settings)
     if settings.model != "tissue":
         raise UserError(f"--model: the candidates are variants of tissue, and {settings.model} is not what they vary")
     device, console = command_line.choose_device(settings.device, settings.precision), progress.terminal()

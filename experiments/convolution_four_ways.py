@@ -31,6 +31,7 @@ class Settings(command_line.Common):
     """Times that each way is measured; the median counts."""
 
     def __post_init__(self):
+        super().__post_init__()
         command_line.at_least(3, sizes=min(self.sizes, default=0))
         command_line.at_least(1, channels=self.channels, batch=self.batch, repeats=self.repeats)
 

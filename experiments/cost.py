@@ -30,6 +30,7 @@ class Settings(command_line.Common):
     """How often to start the main job and wait for its first step."""
 
     def __post_init__(self):
+        super().__post_init__()
         least = {"batches": 1, "sizes": 32, "numbers": 20}
         for name, value in least.items():
             command_line.at_least(value, **{name: min(getattr(self, name), default=value)})

@@ -47,11 +47,11 @@ class Settings(command_line.Common):
     """Folder of an interrupted run, to go on where it stopped, with its own options and on the same images."""
 
     def __post_init__(self):
+        super().__post_init__()
         command_line.at_least(1, draws=self.draws, epochs=self.epochs, per_epoch=self.per_epoch, batch=self.batch)
         command_line.at_least(1, jobs=self.jobs)
         command_line.at_least(1, image_size=min(self.image_size), drawing_size=min(self.drawing_size))
         command_line.at_least(2, folds=self.folds)
-        command_line.at_least(0, seed=self.seed)
 
 
 if __name__ == "__main__":
@@ -65,7 +65,20 @@ from flax import nnx
 from rich.table import Table
 from sklearn.model_selection import train_test_split
 
-from cnn import augment, copies, evaluation, figures, models, progress, reports, resuming, runs, slides, training
+from cnn import (
+    augment,
+    copies,
+    evaluation,
+    figures,
+    models,
+    progress,
+    recipe,
+    reports,
+    resuming,
+    runs,
+    slides,
+    training,
+)
 from cnn.folds import Fold, group_folds, stratified_folds
 from cnn.loss import probabilities
 from cnn.many import train_many
@@ -181,7 +194,7 @@ def explain(rows: dict[str, dict]) -> str:
 # %%
 def main(settings: Settings) -> dict:
     """Runs all three and returns what metrics.json holds."""
-    settings = resuming.own_settings(settings)
+    settings = resuming.own_settings("leakage", settings)
     if settings.data is None:
         raise UserError("--data: name the folder of the slides")
     device, console = command_line.choose_device(settings.device), progress.terminal()
@@ -191,6 +204,7 @@ def main(settings: Settings) -> dict:
         originals = slides.read_folder(
             settings.data, size=settings.drawing_size, group_pattern=settings.group_pattern, progress=advance
         )
+    recipe.note_on_groups(originals, console)
     stratified_folds(originals.labels, settings.folds, settings.seed)  # too many folds are told before the drawing
     positive = evaluation.positive_class(originals.classes)
     digest = slides.source_digest(originals)

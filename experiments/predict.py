@@ -10,6 +10,8 @@ from pathlib import Path
 
 from cnn import command_line
 
+SHOWN = 60  # images at most in one picture
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(command_line.Common):
@@ -23,7 +25,8 @@ class Settings(command_line.Common):
     """Images at a time."""
 
     def __post_init__(self):
-        command_line.at_least(1, batch=self.batch, images=len(self.images))
+        super().__post_init__()
+        command_line.at_least(1, batch=self.batch)
 
 
 if __name__ == "__main__":
@@ -33,11 +36,15 @@ import jax
 from rich.table import Table
 
 from cnn import figures, models, progress, reports, runs, slides, weights
+from cnn.errors import UserError
 
 
 def main(settings: Settings) -> list[tuple[str, str, float]]:
     """Runs the job and returns (name, predicted class, probability of the positive class) for each image."""
     config = runs.read_config(settings.run)
+    if "network" not in config:
+        kind = config.get("experiment", "something else")
+        raise UserError(f"{settings.run}: is a run of {kind}, which keeps no network; give the folder of a train run")
     device = command_line.choose_device(settings.device)
     print(command_line.first_line("predict", device, f"{len(settings.images)} paths; network of {settings.run}"))
     runs.check_new(settings.out)
@@ -63,7 +70,9 @@ def main(settings: Settings) -> list[tuple[str, str, float]]:
         captions = [
             f"{Path(name).name}\n{predicted}: {p.max():.0%}" for (name, predicted, _), p in zip(rows, probabilities)
         ]
-        figures.gallery(folder / "predictions.png", images, captions, f"{len(images)} images and what the network says")
+        first = f", the first {SHOWN}" if len(images) > SHOWN else ""
+        title = f"{len(images)} images and what the network says{first}"
+        figures.gallery(folder / "predictions.png", images[:SHOWN], captions[:SHOWN], title)
         reports.draw_attention(folder / "attention.png", network, parameters, images[:6], captions[:6])
         reports.print_files(console, folder)
     return rows

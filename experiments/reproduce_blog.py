@@ -37,9 +37,10 @@ class Settings(command_line.Common):
     """Height and width that the network sees."""
 
     def __post_init__(self):
+        super().__post_init__()
         command_line.at_least(1, draws=self.draws, epochs=self.epochs, batch=self.batch)
         command_line.at_least(1, image_size=min(self.image_size), drawing_size=min(self.drawing_size))
-        command_line.at_least(0, seed=self.seed, dropout=self.dropout)
+        command_line.at_least(0, dropout=self.dropout)
         command_line.at_most(0.99, dropout=self.dropout)
 
 

@@ -8,6 +8,7 @@ relative among the training images. The network is trained on one part, the seco
 epoch to keep, with --patience), and the third is looked at once, at the end.
 """
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,13 +50,14 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from cnn import evaluation, fitting, models, progress, recipe, reports, resuming, runs, slides, splits, training
+from cnn.errors import UserError
 from cnn.fitting import Keeper
 from cnn.store import Chosen
 
 
 def main(settings: Settings) -> dict:
     """Runs the job and returns what metrics.json holds."""
-    settings = resuming.own_settings(settings)
+    settings = resuming.own_settings("train", settings)
     device = command_line.choose_device(settings.device, settings.precision)
     console = progress.terminal()
     drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
@@ -67,26 +69,25 @@ def main(settings: Settings) -> dict:
     # 1. The images, and which of them serve for what.
     data, skipped = recipe.read_slides(settings, console)
     positive = data.classes[evaluation.positive_class(data.classes, settings.positive)]  # a wrong name is told at once
-    parts = splits.split_by_group(data, seed=settings.seed)
+    digest = slides.source_digest(data)
+    if settings.resume:
+        resuming.check_images(settings, digest)
+        before = runs.read_config(settings.resume)["splits"]
+        parts = splits.split_as_before(data, before)
+        check_epochs(settings, len(before["training"]), len(parts["training"]))
+    else:
+        parts = splits.split_by_group(data, seed=settings.seed)
     for name, chosen in parts.items():
         counts = ", ".join(f"{(data.labels[chosen] == i).sum()} {label}" for i, label in enumerate(data.classes))
         groups = len({data.groups[i] for i in chosen})
         console.print(f"{name:<10} {len(chosen):>5} images of {groups} groups: {counts}", highlight=False)
-
-    if settings.data and len(set(data.groups)) == len(data):
-        console.print(
-            "note: every image is taken for a group of its own. If several are of one slide or patient, some are on "
-            "both sides of the split, and the figures are too good: tell slides or patients by --group-pattern",
-            style="yellow",
-            soft_wrap=True,
-        )
 
     # 2. The network.
     network = recipe.network(settings, len(data.classes), training.keys_of(settings.seed).weights)
     console.print(progress.network_table(models.table(network, (*settings.size, 3)), f"the network: {settings.model}"))
 
     # 3. The run's folder: a new one, or that of the run to go on with.
-    digest = slides.source_digest(data)
+    names = {name: [data.names[i] for i in chosen] for name, chosen in parts.items()}
     folder = resuming.begin_or_resume(
         "train",
         settings,
@@ -97,15 +98,26 @@ def main(settings: Settings) -> dict:
         views=settings.takes_any_size,
         reading={"fit": settings.fit, "filter": settings.filter},
         positive=positive,
-        splits={name: [data.names[i] for i in chosen] for name, chosen in parts.items()},
+        splits=names,
     )
     with resuming.alone(folder):
-        resuming.note_changes(settings, digest)
+        resuming.note_changes(settings, digest, splits=names)
+        resuming.unfinish(folder)
         metrics = train_and_judge(settings, console, folder, data, parts, network, positive)
     console.print(reports.judgement_table(metrics["splits"]))
     reports.print_files(console, folder)
-    print(f"to use it: python -m experiments.predict {folder} IMAGE...")
+    print(f"to use it: python -m experiments.predict {shlex.quote(str(folder))} IMAGE...")
     return metrics
+
+
+def check_epochs(settings: Settings, before: int, now: int) -> None:
+    """Raises UserError if an epoch of `now` training images is longer than one of as many as there were `before`."""
+    was, would_be = (-(-recipe.steps(settings, images)[0] // settings.batch) for images in (before, now))
+    if was != would_be:
+        raise UserError(
+            f"--data: with {now} training images, not {before}, an epoch would be {would_be} steps, not {was}; begin a "
+            "new run"
+        )
 
 
 def train_and_judge(settings: Settings, console: Console, folder: Path, data, parts, network, positive: str) -> dict:

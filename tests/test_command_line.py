@@ -189,3 +189,10 @@ def test_on_a_gpu_products_are_as_asked_for_here_and_in_processes_that_are_start
     assert command_line.choose_device("auto", precision) == "gpu (a GPU)"
     assert settings["jax_default_matmul_precision"] == products
     assert os.environ["JAX_DEFAULT_MATMUL_PRECISION"] == products
+
+
+@pytest.mark.parametrize("seed", [-1, 2**31])
+def test_a_seed_that_no_generator_takes_is_refused(seed):
+    for settings in (command_line.Common, command_line.Recipe):
+        with pytest.raises(UserError, match=f"--seed: got {seed}, wants at "):
+            settings(seed=seed)

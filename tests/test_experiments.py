@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -226,6 +227,52 @@ def test_an_existing_folder_is_refused_before_any_work(tmp_path):
 def test_a_folder_that_is_no_run_cannot_predict(tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json"):
         predict.main(predict.Settings(run=tmp_path, images=(tmp_path / "a.png",)))
+
+
+def test_a_run_that_keeps_no_network_cannot_predict_and_is_called_by_its_name(tmp_path):
+    (tmp_path / "config.json").write_text('{"experiment": "cross_validate"}')
+    with pytest.raises(UserError, match="is a run of cross_validate, which keeps no network; give the folder of a tr"):
+        predict.main(predict.Settings(run=tmp_path, images=(tmp_path / "a.png",)))
+
+
+def test_many_images_are_not_all_drawn_into_one_picture(run, tmp_path, monkeypatch):
+    image = np.full((24, 32, 3), 200, np.uint8)
+    for i in range(5):
+        images.write_png(tmp_path / f"{i}.png", image)
+    drawn = {}
+    monkeypatch.setattr(predict, "SHOWN", 3)
+    monkeypatch.setattr(
+        predict.figures, "gallery", lambda path, *what: drawn.update(zip(("images", "said", "title"), what))
+    )
+    said = predict.main(predict.Settings(run=run, images=(tmp_path,), out=tmp_path / "out"))
+    assert (len(said), len(drawn["images"]), len(drawn["said"])) == (5, 3, 3)
+    assert drawn["title"] == "5 images and what the network says, the first 3"
+
+
+def test_a_finished_run_goes_on_with_more_images_and_none_changes_its_part(folder, tmp_path, capsys):
+    slides = tmp_path / "slides"
+    shutil.copytree(folder, slides)
+    options = {"data": slides, "group_pattern": r"(group\d+)", "per_epoch": 40, "batch": 8, "model": "seed"}
+    _, run = trained(tmp_path / "run", epochs=1, **options)
+    before = json.loads((run / "config.json").read_text())["splits"]
+    tested = slides / before["test"][0]
+    new, other = np.random.default_rng(0).integers(0, 255, (2, 40, 50, 3), dtype=np.uint8)
+    images.write_png(tested.with_name(f"{tested.stem.split('_')[0]}_99.png"), new)  # of a group that judges
+    images.write_png(slides / "benign" / "group77_00.png", other)
+    change = {"resume": run, "epochs": 2, "allow_change": ("data", "epochs")}
+    train.main(train.Settings(**change))
+    after = json.loads((run / "config.json").read_text())["splits"]
+    assert {part: set(after[part]) - set(before[part]) for part in after} == {
+        "training": {"benign/group77_00.png"},
+        "validation": set(),
+        "test": {tested.with_name(f"{tested.stem.split('_')[0]}_99.png").relative_to(slides).as_posix()},
+    }
+    assert all(set(before[part]) <= set(after[part]) for part in after)
+    assert len(rows(run / "history.csv")) == 2
+    for i in range(60):
+        images.write_png(slides / "benign" / f"group78_{i:02d}.png", np.roll(other, i + 1, axis=1))
+    with pytest.raises(UserError, match=r"^--data: with \d+ training images, not \d+, an epoch would be .* not 5"):
+        train.main(train.Settings(**change | {"epochs": 3}))
 
 
 @pytest.mark.parametrize("option", ["epochs", "batch", "patience", "per_epoch"])

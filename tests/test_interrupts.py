@@ -56,6 +56,15 @@ def test_ctrl_c_is_one_line_that_says_how_to_go_on(capsys):
     assert capsys.readouterr().err == "interrupted; what is done is kept. To go on: run it again\n"
 
 
+def test_a_machine_that_shuts_down_is_told_how_to_go_on_too(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped, interruptible("run it again"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stopped.value.code == 143
+    assert capsys.readouterr().err == "interrupted; what is done is kept. To go on: run it again\n"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 @pytest.mark.parametrize("module", ["tyro", "jax", "sklearn"])
 def test_ctrl_c_among_the_imports_is_one_word_and_no_traceback(module, tmp_path):
     program = (

@@ -136,6 +136,27 @@ def test_a_process_that_dies_is_told_in_one_sentence(tmp_path):
         jobs.run(PIECES, die, tmp_path / "r", jobs=2, shared=(100,))
 
 
+def test_processes_end_with_the_one_that_began_them_however_that_ended(tmp_path):
+    program = (
+        "from pathlib import Path; from cnn import jobs; from tests.test_jobs import slow\n"
+        "if __name__ == '__main__':\n"
+        "    pieces = {str(i): (i, 0) for i in range(30)}\n"
+        f"    jobs.run(pieces, slow, Path({str(tmp_path / 'r')!r}), jobs=2, shared=(0,))\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    traces = tmp_path / "traces"
+    traces.mkdir()
+    environment = os.environ | {"CNN_TRACES": str(traces), "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, tmp_path / "program.py"], cwd=ROOT, env=environment) as process:
+        while not list(traces.iterdir()):
+            time.sleep(0.05)
+        process.kill()
+    time.sleep(1.2)  # the piece that one is at
+    before = len(list(traces.iterdir()))
+    time.sleep(2.5)
+    assert len(list(traces.iterdir())) == before, "nobody goes on working"
+
+
 def in_steps(base: int, number: int, more: int, report) -> int:
     """Work that says how far it is, and goes on long enough for somebody to look."""
     for share in (0.25, 0.5):

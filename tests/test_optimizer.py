@@ -64,6 +64,11 @@ def test_a_schedule_changes_the_rate_as_it_says_at_the_start_and_after_1_and_3_a
     assert_equal_arrays(-np.diff(got)[[0, 1, 3, 10]], RATES[schedule], f"the rates of {schedule}", rtol=1e-4)
 
 
+def test_a_run_may_change_its_schedule_on_its_way_since_the_state_is_of_one_form():
+    states = [make_optimizer(10, schedule=schedule).init({"w": jnp.array(1.0)}) for schedule in RATES]
+    assert len({str(jax.tree.structure(state)) for state in states}) == 1
+
+
 def test_an_unknown_schedule_is_named_with_those_there_are():
     with pytest.raises(UserError, match=r'^schedule: got "linear", wants one of constant, cosine, one-cycle$'):
         make_optimizer(1, schedule="linear")

@@ -1,5 +1,6 @@
 """Going on with a run: its own settings, its own images, and one process at a time."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cnn import resuming
 from cnn.errors import ImageError, UserError
-from cnn.resuming import alone, begin_or_resume, check_unfinished, how_to_go_on, note_changes, own_settings
+from cnn.resuming import alone, begin_or_resume, check_unfinished, how_to_go_on, note_changes, own_settings, unfinish
 from cnn.runs import write_json
 
 
@@ -34,18 +36,18 @@ def begun(tmp_path: Path, **options) -> Path:
 
 def test_a_run_goes_on_with_its_own_settings_without_their_being_given_again(tmp_path):
     folder = begun(tmp_path, epochs=7, data=Path("slides"), image_size=(24, 32), jobs=2)
-    got = own_settings(Settings(resume=folder))
+    got = own_settings("train", Settings(resume=folder))
     assert got == Settings(epochs=7, data=Path("slides"), image_size=(24, 32), resume=folder)
     assert isinstance(got.data, Path)
     assert isinstance(got.image_size, tuple)
     assert got.jobs == 1, "how many processes, and where, is of the moment"
-    assert own_settings(Settings(epochs=3)) == Settings(epochs=3)
+    assert own_settings("train", Settings(epochs=3)) == Settings(epochs=3)
 
 
 def test_what_differs_is_listed_and_refused(tmp_path):
     folder = begun(tmp_path, epochs=7, image_size=(24, 32))
     with pytest.raises(UserError) as error:
-        own_settings(Settings(resume=folder, epochs=9, rate=0.5, image_size=(24, 32)))
+        own_settings("train", Settings(resume=folder, epochs=9, rate=0.5, image_size=(24, 32)))
     assert str(error.value) == (
         f"{folder}: was begun with other settings: --epochs was 7 and is 9; --rate was 0.1 and is 0.5; leave them out, "
         "or begin a new run; what a training may change on its way, --allow-change says"
@@ -54,13 +56,13 @@ def test_what_differs_is_listed_and_refused(tmp_path):
 
 def test_what_is_allowed_by_name_is_the_runs_own_from_then_on(tmp_path):
     folder = begun(tmp_path, epochs=7, image_size=(24, 32))
-    allowed = own_settings(Settings(resume=folder, epochs=9, allow_change=("epochs",)))
+    allowed = own_settings("train", Settings(resume=folder, epochs=9, allow_change=("epochs",)))
     assert (allowed.epochs, allowed.image_size) == (9, (24, 32))
     begin_or_resume("train", allowed, "cpu", data_digest="abc")
-    assert own_settings(Settings(resume=folder)).epochs == 7, "as long as another may be at work in it"
+    assert own_settings("train", Settings(resume=folder)).epochs == 7, "as long as another may be at work in it"
     note_changes(allowed, "abc")
-    assert own_settings(Settings(resume=folder)).epochs == 9
-    default = own_settings(Settings(resume=folder, allow_change=("epochs",)))
+    assert own_settings("train", Settings(resume=folder)).epochs == 9
+    default = own_settings("train", Settings(resume=folder, allow_change=("epochs",)))
     assert default.epochs == 40, "named, a setting is taken though it has its default"
     assert json.loads((folder / "config.json").read_text())["settings"]["resume"] is None
 
@@ -68,16 +70,16 @@ def test_what_is_allowed_by_name_is_the_runs_own_from_then_on(tmp_path):
 def test_what_a_step_sees_and_what_the_network_is_cannot_change(tmp_path):
     folder = begun(tmp_path)
     with pytest.raises(UserError, match=r"^--allow-change: image_size cannot change; only data, epochs, pati"):
-        own_settings(Settings(resume=folder, image_size=(5, 5), allow_change=("image-size",)))
+        own_settings("train", Settings(resume=folder, image_size=(5, 5), allow_change=("image-size",)))
     with pytest.raises(UserError, match=r"^--allow-change: is for a run that goes on"):
-        own_settings(Settings(allow_change=("epochs",)))
+        own_settings("train", Settings(allow_change=("epochs",)))
     with pytest.raises(UserError, match=r"^--out: a run that goes on writes to its own folder"):
-        own_settings(Settings(resume=folder, out=tmp_path / "other"))
+        own_settings("train", Settings(resume=folder, out=tmp_path / "other"))
 
 
 def test_other_images_are_refused_wherever_they_lie_and_the_same_are_taken_from_anywhere(tmp_path):
     folder = begun(tmp_path, data=Path("old"))
-    moved = own_settings(Settings(resume=folder, data=Path("new")))
+    moved = own_settings("train", Settings(resume=folder, data=Path("new")))
     assert moved.data == Path("new")
     assert begin_or_resume("train", moved, "cpu", data_digest="abc") == folder
     with pytest.raises(UserError, match="was begun on other images, labels or groups than new; give the same"):
@@ -89,15 +91,53 @@ def test_other_images_are_refused_wherever_they_lie_and_the_same_are_taken_from_
 def test_a_run_of_another_experiment_is_refused(tmp_path):
     folder = begun(tmp_path)
     with pytest.raises(UserError, match=r"^--resume: .* is a run of train, not of cross_validate$"):
-        begin_or_resume("cross_validate", Settings(resume=folder), "cpu", data_digest="abc")
+        own_settings("cross_validate", Settings(resume=folder))
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(UserError, match=r"^--resume: .* is a run of something else, not of train$"):
+        own_settings("train", Settings(resume=folder))
 
 
 def test_a_folder_that_holds_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json"):
-        own_settings(Settings(resume=tmp_path))
+        own_settings("train", Settings(resume=tmp_path))
+
+
+def test_a_run_goes_on_with_other_images_but_not_with_other_classes(tmp_path):
+    network, first = {"classes": ("a", "b")}, Settings(out=tmp_path / "run")
+    folder = begin_or_resume("train", first, "cpu", data_digest="abc", network=network, splits={"test": ["a/1.png"]})
+    settings = Settings(resume=folder, allow_change=("data",))
+    assert begin_or_resume("train", settings, "cpu", data_digest="new", network=network) == folder
+    with pytest.raises(UserError, match=r"its network was .*'b'.* and would be .*'c'.*; begin a new run$"):
+        begin_or_resume("train", settings, "cpu", data_digest="new", network={"classes": ("a", "c")})
+    note_changes(settings, "new", splits={"test": ["a/1.png", "a/2.png"]})
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["data_digest"], config["splits"]) == ("new", {"test": ["a/1.png", "a/2.png"]})
+
+
+def test_a_finished_run_that_gets_more_epochs_can_be_interrupted_and_gone_on_with(tmp_path):
+    folder = begun(tmp_path)
+    unfinish(folder)
+    write_json(folder / "metrics.json", {"auc": 1})
+    unfinish(folder)
+    check_unfinished(Settings(resume=folder))
+    assert json.loads((folder / "metrics-before.json").read_text()) == {"auc": 1}
+
+
+def test_a_folder_that_cannot_be_locked_is_one_sentence(tmp_path, monkeypatch):
+    def refuse(file):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(resuming, "_lock", refuse)
+    said = r"cannot be kept from other processes \(No locks available\); give --out"
+    with pytest.raises(UserError, match=said), alone(tmp_path):
+        pass
+    with pytest.raises(UserError, match=r"cannot be written to \(No such file"), alone(tmp_path / "nowhere"):
+        pass
 
 
 def test_how_to_go_on_names_what_is_not_in_the_folder():
+    spaced = how_to_go_on("train", Settings(), Path("my runs/1"))
+    assert spaced == "python -m experiments.train --resume 'my runs/1'", "as a shell takes it"
     assert how_to_go_on("train", Settings(), Path("r")) == "python -m experiments.train --resume r"
     assert how_to_go_on("train", Settings(jobs=2), Path("r")) == "python -m experiments.train --resume r --jobs 2"
 

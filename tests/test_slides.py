@@ -131,6 +131,7 @@ FOLDERS = {
     "{}/c: this class holds no image; fill the folder, or take it away": ("", ["a/1.png", "b/1.png", "c/.1.png"]),
     "{}: the name 'x.png' does not tell its class; give": ("", ["ytma1_010203_benign1_ccd.png", "x.png"]),
     "{}: holds images (x.png) beside folders of images (a); give": ("", ["a/1.png", "x.png"]),
+    "{}: its folders (Test, train) are parts of a split, and no classes": ("", ["Test/a/1.png", "train/b/2.png"]),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from cnn import splits
 from cnn.errors import UserError
-from cnn.splits import split_by_group, split_by_image
+from cnn.splits import split_as_before, split_by_group, split_by_image
 from tests.test_slides import drawn
 
 TEN = drawn("bbbmmm" * 8 + "bbmm" + "bbbbbb", "".join(c * 6 for c in "ABCDEFGH") + "I" * 4 + "J" * 6)  # as UCSB's
@@ -54,6 +54,31 @@ def test_without_validation_two_groups_are_enough_and_the_seed_decides():
     assert all(part["validation"].size == 0 for part in parts)
     assert {part["test"].tobytes() for part in parts} == {np.array([0, 1]).tobytes(), np.array([2, 3]).tobytes()}
     np.testing.assert_array_equal(parts[0]["test"], parts[-1]["test"])
+
+
+def test_a_run_that_goes_on_keeps_its_split_and_learns_from_new_groups():
+    before = {"training": ["0", "1", "2"], "validation": ["3"], "test": ["4", "5"]}
+    same = split_as_before(drawn("ababab", "vvwxyz"), before)
+    assert {part: found.tolist() for part, found in same.items()} == {
+        "training": [0, 1, 2],
+        "validation": [3],
+        "test": [4, 5],
+    }
+    more = split_as_before(drawn("abababab", "vvwxyzyn"), before)  # 6 is of the group y, and 7 of a new one
+    assert {part: found.tolist() for part, found in more.items()} == {
+        "training": [0, 1, 2, 7],
+        "validation": [3],
+        "test": [4, 5, 6],
+    }
+
+
+def test_an_image_that_joins_two_parts_or_a_part_without_images_is_refused():
+    before = {"training": ["0", "1"], "validation": [], "test": ["2", "3"]}
+    assert split_as_before(drawn("abab", "wwxy"), before)["validation"].size == 0
+    with pytest.raises(UserError, match=r"^the group 'w' is in test and in training now; begin a new run$"):
+        split_as_before(drawn("abab", "wxwy"), before)
+    with pytest.raises(UserError, match=r"^no image is left of the 2 for test; give them too, or begin a new run$"):
+        split_as_before(drawn("ab", "wx"), before)
 
 
 IMPOSSIBLE = {"abab xxyy": "2 groups (2 of a, 2 of b)", "aabb xyzz": "3 groups (2 of a, 1 of b)", "ab xx": "1 group ("}

@@ -1,11 +1,14 @@
 """Where images wait: in memory or in a file, and chosen without a copy."""
 
+import errno
+import os
 import tracemalloc
 
 import numpy as np
 import pytest
 
 from cnn import slides, store
+from cnn.errors import UserError
 from cnn.store import Chosen, room_for
 
 
@@ -24,6 +27,16 @@ def test_more_than_a_quarter_of_the_memory_goes_to_a_file(monkeypatch, tmp_path)
     monkeypatch.setattr(store, "memory", lambda: 2400)
     assert not isinstance(room_for(10, (4, 5), tmp_path), np.memmap)
     assert isinstance(room_for(11, (4, 5), tmp_path), np.memmap)
+
+
+def test_a_disk_without_room_is_one_sentence_and_no_sudden_end(tmp_path, monkeypatch):
+    def refuse(file, offset, length):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    said = r"has no room for the 0\.0 GB of pixels .* \(No space left on device\); give --cache FOLDER on a larger disk"
+    with pytest.raises(UserError, match=said):
+        room_for(10, (4, 5), tmp_path, most=0)
 
 
 def test_chosen_images_are_those_of_numpy_and_no_copy():
