@@ -4,9 +4,11 @@ A file that is mapped into memory is used like any array. The system reads the p
 them again when memory is short; so a training that asks for one batch at a time needs memory for one batch.
 """
 
+import errno
 import os
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -18,6 +20,17 @@ SHARE = 0.25  # of the machine's memory: images that take more wait in a file
 def memory() -> int:
     """The machine's memory in bytes, whoever uses it."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 33
+
+
+def _take_room(file: BinaryIO, size: int) -> None:
+    """Takes so many bytes of the disk now, where the system can: a page for which there is no room, once it is written,
+    ends the process without a word."""
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that keeps no room for anybody
+            raise
 
 
 def room_for(number: int, size: tuple[int, int], folder: Path | None = None, most: int | None = None) -> np.ndarray:
@@ -35,9 +48,7 @@ def room_for(number: int, size: tuple[int, int], folder: Path | None = None, mos
         return np.empty(shape, np.uint8)
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            # Room is taken now: a page for which there is none, once it is written, ends the process without a word.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, bytes_)
+            _take_room(file, bytes_)
             return np.memmap(file, np.uint8, "w+", shape=shape)
     except OSError as error:
         where = folder or tempfile.gettempdir()

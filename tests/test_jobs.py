@@ -12,7 +12,7 @@ import jax
 import pytest
 
 from cnn import jobs
-from cnn.errors import UserError
+from cnn.errors import ShapeError, UserError
 
 ROOT = Path(__file__).parents[1]
 
@@ -181,3 +181,13 @@ def test_a_piece_that_is_half_done_counts_as_a_half(tmp_path, jobs_at_a_time):
     assert seen[-1] == max(seen) == 2, "nothing is counted twice"
     if jobs_at_a_time == 1:
         assert seen == [0, 0.25, 0.5, 1, 1.25, 1.5, 2]
+
+
+def misshape(base: int, number: int, more: int, report=None) -> int:
+    """Work that is given what does not fit."""
+    raise ShapeError("layer", (3, 4), "(batch, 4)")
+
+
+def test_what_does_not_fit_is_told_by_a_process_as_it_would_be_here(tmp_path):
+    with pytest.raises(ShapeError, match=r"^layer: got \(3, 4\), wants \(batch, 4\)$"):
+        jobs.run(PIECES, misshape, tmp_path / "r", jobs=2, shared=(100,))

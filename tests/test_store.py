@@ -39,6 +39,14 @@ def test_a_disk_without_room_is_one_sentence_and_no_sudden_end(tmp_path, monkeyp
         room_for(10, (4, 5), tmp_path, most=0)
 
 
+def test_a_file_system_that_keeps_no_room_is_used_as_it_is(tmp_path, monkeypatch):
+    def refuse(file, offset, length):
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    assert isinstance(room_for(10, (4, 5), tmp_path, most=0), np.memmap)
+
+
 def test_chosen_images_are_those_of_numpy_and_no_copy():
     images = np.arange(50 * 2 * 2 * 3, dtype=np.uint8).reshape(50, 2, 2, 3)
     indices = np.array([40, 3, 3, 17])
