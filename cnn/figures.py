@@ -228,6 +228,24 @@ def bars(path: Path, panels: dict[str, dict[str, float]], ours: str, title: str)
     return _save(figure, path)
 
 
+def ladder(path: Path, values: dict[str, float], limit: float, title: str) -> Path:
+    """Milliseconds as bars, in the order given, each with how often it goes into the first; the last is ours.
+
+    `limit`: what the machine's matrix rate allows, a line.
+    """
+    figure = Figure(figsize=(9, 0.36 * len(values) + 1.2), layout="constrained")
+    axes, first = figure.subplots(), next(iter(values.values()))
+    drawn = axes.barh(list(values), list(values.values()), color=[GREY] * (len(values) - 1) + [BLUE])
+    axes.bar_label(drawn, [f"{value:,.0f}   {first / value:.1f} x" for value in values.values()], padding=3)
+    axes.axvline(limit, color=ORANGE, linewidth=1.5, label="the least, by the machine's matrix rate")
+    axes.set(xlim=(0, 1.25 * max(values.values())), xticks=[])
+    axes.invert_yaxis()
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.legend(loc="lower right", fontsize=9)
+    axes.set_title(title, fontsize=11, loc="left")
+    return _save(figure, path)
+
+
 def growth(path: Path, rows: dict[str, list[tuple[int, float, float]]], xlabel: str, title: str) -> Path:
     """Time, on a scale of powers, and memory against what grows: for each name, (how much, seconds, megabytes)."""
     figure = Figure(figsize=(10, 4), layout="constrained")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from cnn import command_line
-from experiments.peers.processes import PEERS, Peer, does, start
+from experiments.peers.processes import PEERS, Entry, Peer, start
 
 TASKS = {
     "step": "a training step",
@@ -98,7 +98,7 @@ def inputs(seed: int) -> dict[str, np.ndarray]:
 def check_same(peers: dict[str, Peer], folder: Path) -> dict[str, float]:
     """The largest relative distance of each peer's loss and gradients from those of `cnn`; UserError beyond 1e-4."""
     found = {}
-    trained = [name for name in peers if "step" in does(name, "gpu")]
+    trained = [name for name, peer in peers.items() if "step" in peer.entry.does("gpu")]
     for name in trained:  # all at once: nothing is timed yet, and compiling takes long
         peers[name].send(do="gradients", to=str(folder / f"{name}.npz"))
     for name in trained:
@@ -120,7 +120,9 @@ def check_same(peers: dict[str, Peer], folder: Path) -> dict[str, float]:
 def measure(peers: dict[str, Peer], kind: str, settings: Settings, console: Console) -> tuple[dict, dict]:
     """Seconds by (peer, task), a list of all that counted; and of the first call, which compiles."""
     machine = [("cnn", "matmul"), ("cnn", "copy")]
-    work = [(name, task) for task in settings.tasks for name in peers if task in does(name, kind)] + machine
+    work = [
+        (name, task) for task in settings.tasks for name, peer in peers.items() if task in peer.entry.does(kind)
+    ] + machine
     seconds, first = {pair: [] for pair in work}, {}
     with progress.bar(console, "measuring", settings.rounds) as advance:
         for number in range(1, settings.rounds + 1):
@@ -163,6 +165,26 @@ def summary(seconds: dict, first: dict, memory: dict[str, float], kind: str, set
     return {"machine": machine, "counted": work, "tasks": tasks, "peak_mb": memory}
 
 
+def compare(entries: dict[str, Entry], kind: str, settings: Settings, console: Console) -> dict:
+    """Starts the peers, checks that all compute the same, times them, and returns what benchmark.json holds."""
+    peers = {}
+    try:
+        with tempfile.TemporaryDirectory() as temporary:
+            np.savez(Path(temporary, "inputs.npz"), **inputs(settings.seed))
+            versions = start(peers, entries, settings, Path(temporary, "inputs.npz"), kind, console)
+            distances = check_same(peers, Path(temporary))
+        if len(distances) > 1:
+            far, text = max(distances.values()), "peers give the same loss and gradients in float32, within"
+            console.print(f"{len(distances)} {text} {far:.0e}", highlight=False)
+        seconds, first = measure(peers, kind, settings, console)
+        memory = {name: peer.ask(do="memory")["peak_mb"] for name, peer in peers.items()}
+    finally:
+        for peer in peers.values():
+            peer.close()
+    found = summary(seconds, first, memory, kind, settings)
+    return found | {"versions": versions, "distances": distances}
+
+
 def table(tasks: dict) -> Table:
     """All tasks and peers, for a terminal."""
     shown = Table(
@@ -189,7 +211,7 @@ def table(tasks: dict) -> Table:
 
 
 def main(settings: Settings) -> dict:
-    """Checks that all compute the same, times them, and returns what benchmark.json holds."""
+    """Compares all that are asked for, and returns what benchmark.json holds."""
     device, console = command_line.choose_device(settings.device, settings.precision), progress.terminal()
     kind = "cpu" if jax.default_backend() == "cpu" else "gpu"
     if kind == "cpu" and settings.precision != "float32":
@@ -203,26 +225,9 @@ def main(settings: Settings) -> dict:
     runs.write_json(
         folder / "config.json", {"experiment": "benchmark", "settings": settings} | runs.environment(device)
     )
-    peers = {}
-    try:
-        with tempfile.TemporaryDirectory() as temporary:
-            np.savez(Path(temporary, "inputs.npz"), **inputs(settings.seed))
-            console.print(f"starting the peers, each in a process; writing to {folder}", highlight=False)
-            versions = start(peers, settings, Path(temporary, "inputs.npz"), kind, console)
-            distances = check_same(peers, Path(temporary))
-        if len(distances) > 1:
-            far, text = max(distances.values()), "peers give the same loss and gradients in float32, within"
-            console.print(f"{len(distances)} {text} {far:.0e}", highlight=False)
-        seconds, first = measure(peers, kind, settings, console)
-        memory = {name: peer.ask(do="memory")["peak_mb"] for name, peer in peers.items()}
-    finally:
-        for peer in peers.values():
-            peer.close()
-    result = summary(seconds, first, memory, kind, settings) | {
-        "versions": versions,
-        "distances": distances,
-        "device": device,
-    }
+    entries = {name: PEERS[name] for name in ("cnn", *settings.peers)}
+    console.print(f"starting the peers, each in a process; writing to {folder}", highlight=False)
+    result = compare(entries, kind, settings, console) | {"device": device}
     console.print(table(result["tasks"]))
     machine = result["machine"]
     runs.write_json(folder / "benchmark.json", result)

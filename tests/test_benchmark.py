@@ -51,6 +51,8 @@ def test_work_takes_as_long_as_the_slower_of_its_operations_and_its_bytes():
 class Fake:
     """A peer that answers without a process."""
 
+    entry = benchmark.PEERS["PyTorch"]
+
     def __init__(self, loss: float, gradient: np.ndarray):
         self.loss, self.gradient = loss, gradient
 
@@ -96,19 +98,19 @@ def test_a_run_times_those_that_are_here_and_names_those_that_are_not(tmp_path, 
 
 def test_a_peer_that_fails_is_one_sentence(tmp_path):
     np.savez(tmp_path / "inputs.npz", nothing=np.zeros(1))
-    peer = benchmark.Peer("JAX, the first way", tmp_path / "inputs.npz", "cpu")
+    peer = benchmark.Peer("obvious", benchmark.PEERS["JAX, the first way"], tmp_path / "inputs.npz", "cpu")
     try:
-        with pytest.raises(UserError, match="the peer JAX, the first way ended; it said: KeyError: 'images'"):
+        with pytest.raises(UserError, match="the peer obvious ended; it said: KeyError: 'images'"):
             [peer.answer(), peer.ask(do="step", repeats=1)]
     finally:
         peer.close()
 
 
 def test_on_a_gpu_keras_on_jax_does_what_tensorflow_does_here_and_cuda_graphs_take_part():
-    assert "epoch" not in benchmark.does("Keras on JAX", "cpu")
-    assert set(benchmark.does("Keras on JAX", "gpu")) == set(benchmark.does("Keras on TensorFlow", "cpu"))
-    assert benchmark.does("PyTorch, CUDA graphs", "cpu") == ()
-    assert "step" in benchmark.does("PyTorch, CUDA graphs", "gpu")
+    assert "epoch" not in benchmark.PEERS["Keras on JAX"].does("cpu")
+    assert set(benchmark.PEERS["Keras on JAX"].does("gpu")) == set(benchmark.PEERS["Keras on TensorFlow"].does("cpu"))
+    assert benchmark.PEERS["PyTorch, CUDA graphs"].does("cpu") == ()
+    assert "step" in benchmark.PEERS["PyTorch, CUDA graphs"].does("gpu")
 
 
 def test_precision_is_a_question_for_a_gpu_only(tmp_path):
@@ -128,6 +130,8 @@ def test_a_call_is_timed_as_a_whole_however_often_the_work_is_asked_for_in_it(mo
 
 class Timed:
     """A peer that waits for each piece of its work, and takes 2 s for the first call and 0.5 for each after."""
+
+    entry = benchmark.PEERS["PyTorch"]
 
     def __init__(self):
         self.calls = 0
@@ -159,12 +163,13 @@ def test_steps_in_a_row_on_a_gpu_are_the_steps_one_by_one(monkeypatch):
 
 
 def test_a_peer_without_work_is_left_out_and_told(tmp_path, capsys):
-    settings = benchmark.Settings(rounds=1, tasks=("epoch",), peers=("PyTorch, CUDA graphs", "albumentations"))
+    settings = benchmark.Settings(rounds=1, tasks=("epoch",))
+    entries = {name: benchmark.PEERS[name] for name in ("cnn", "PyTorch, CUDA graphs", "albumentations")}
     started = {}
     np.savez(tmp_path / "inputs.npz", nothing=np.zeros(1))
     try:
         with pytest.raises(UserError, match="the peer cnn ended"):
-            benchmark.start(started, settings, tmp_path / "inputs.npz", "cpu", progress.terminal())
+            benchmark.start(started, entries, settings, tmp_path / "inputs.npz", "cpu", progress.terminal())
     finally:
         [peer.close() for peer in started.values()]
     assert started.keys() == {"cnn"}

@@ -1,14 +1,17 @@
 """What makes it fast, beside the plain way: the same numbers. (How fast: experiments/benchmark.py.)
 
 More of it: four places at a time (test_fast_convolution.py), a batch in parts (test_network.py), several devices
-(test_devices.py).
+(test_devices.py). `experiments/faster.py` times the plain way with more and more of it.
 """
 
 import ctypes
+import importlib
+import json
 import os
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import jax
@@ -16,9 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn import geometry
+from cnn import geometry, progress
 from cnn.dense import relu
+from cnn.errors import UserError
 from cnn.pooling import max_pool
+from experiments import faster
 from tests.checkers import assert_equal_arrays
 from tests.test_convolution import noise
 
@@ -45,6 +50,78 @@ def test_the_way_back_needs_one_byte_a_window():
     _, back = jax.vjp(max_pool, jnp.asarray(noise(1, 4, 6, 1)))
     kept = [leaf for leaf in jax.tree.leaves(back) if hasattr(leaf, "nbytes")]
     assert sum(leaf.nbytes for leaf in kept) == 2 * 3
+
+
+# All of it, in the plain way one after the other
+
+
+@pytest.fixture(scope="module")
+def rungs():
+    """The steps of `experiments/faster.py`, without what they set for the whole process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PEER_CURES", "flags,memory")
+        return importlib.import_module("experiments.peers.rungs")
+
+
+def features_and_gradients(rungs, cures: set, monkeypatch) -> list:
+    """What two images become, and the gradients by the kernels and biases, and by the images, with these cures."""
+    monkeypatch.setattr(rungs, "CURES", cures)
+    channels = [(3, 4), (4, 4), (4, 4)]
+    weights = [(noise(3, 3, *pair), noise(pair[1])) for pair in channels]
+    features, back = jax.vjp(jax.jit(rungs.features), weights, noise(2, 20, 22, 3))
+    return [features, *jax.tree.leaves(back(noise(*features.shape)))]
+
+
+@pytest.mark.parametrize("cure", ["gradients", "pool", "order", "bias", "four"])
+def test_a_cure_changes_the_program_and_not_the_numbers(rungs, cure, monkeypatch):
+    plain = features_and_gradients(rungs, set(), monkeypatch)
+    cured = features_and_gradients(rungs, {cure}, monkeypatch)
+    for one, other in zip(plain, cured, strict=True):
+        assert_equal_arrays(other, np.asarray(one), cure, rtol=1e-4)
+    texts = []
+    for cures in (set(), {cure}):
+        monkeypatch.setattr(rungs, "CURES", cures)
+        weights = [(jnp.ones((3, 3, a, 4)), jnp.ones(4)) for a in (3, 4, 4)]
+        texts.append(
+            str(jax.make_jaxpr(jax.grad(lambda w: rungs.features(w, jnp.ones((1, 20, 22, 3))).sum()))(weights))
+        )
+    assert texts[0] != texts[1]
+
+
+def test_each_step_has_one_cure_more_than_the_one_before_and_the_last_has_all():
+    steps = [entry.environment["PEER_CURES"] for name, entry in faster.entries().items() if name != "cnn"]
+    sets = [set(filter(None, cures.split(","))) for cures in steps]
+    assert sets[0] == set()
+    assert all(len(more - fewer) == 1 and fewer < more for fewer, more in pairwise(sets))
+    assert sets[-1] == set(faster.CURES)
+
+
+def test_what_was_timed_is_a_table_a_file_and_a_picture_from_the_first_step_to_ours(tmp_path, capsys):
+    steps = {name: {"seconds": 1.0 / i, "share_of_limit": 0.1 * i} for i, name in enumerate(faster.entries(), start=1)}
+    steps["cnn"] = {"seconds": 0.125, "share_of_limit": 0.75}
+    found = faster.report({"tasks": {"step": steps}}, tmp_path, "cpu", progress.terminal())
+    assert [*found] == [faster.FIRST, *(f"+ {cure}" for cure in faster.CURES.values()), faster.OURS]
+    shown = capsys.readouterr().out
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines()]
+    assert [faster.FIRST, "500", "1.0 x", "20%"] in cells
+    assert [faster.OURS, "125", "4.0 x", "75%"] in cells
+    assert json.loads((tmp_path / "faster.json").read_text())["milliseconds"] == found
+    assert (tmp_path / "faster.png").stat().st_size > 10_000
+
+
+def test_a_gpu_is_told_that_its_step_is_slow_for_other_reasons(tmp_path):
+    with pytest.raises(UserError, match="--device: these are cures for a processor"):
+        faster.main(faster.Settings(device="gpu", out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_all_steps_compute_the_same_and_the_last_is_as_fast_as_ours(tmp_path):
+    found = faster.main(faster.Settings(rounds=1, out=tmp_path / "run"))  # compares loss and gradients first
+    assert len(found) == len(faster.CURES) + 2
+    *_, last, ours = found.values()
+    assert 0.5 < last / ours < 2
+    assert 2 * ours < found[faster.FIRST]
 
 
 # Fetching pixels, and the rest

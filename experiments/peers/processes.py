@@ -1,4 +1,7 @@
-"""The peers of `experiments/benchmark.py`: which there are, and how each is started, asked and ended."""
+"""The peers of `experiments/benchmark.py`: which there are, and how each is started, asked and ended.
+
+`experiments/faster.py` has peers of its own: this project's step with some of what makes it fast, and without the rest.
+"""
 
 import json
 import os
@@ -22,6 +25,10 @@ class Entry(NamedTuple):
     environment: dict[str, str] = {}  # noqa: RUF012 (never changed)
     on_gpu: tuple[str, ...] = ()  # what it does on a GPU beside that
 
+    def does(self, kind: str) -> tuple[str, ...]:
+        """The work that it can do on a processor or a GPU; none: it has no part in this run."""
+        return self.work + (self.on_gpu if kind == "gpu" else ())
+
 
 PEERS = {
     "cnn": Entry("ours", ("step", "forward", "move", "move_and_blur", "epoch")),
@@ -37,16 +44,11 @@ PEERS = {
 }
 
 
-def does(name: str, kind: str) -> tuple[str, ...]:
-    """The work that a peer can do on a processor or a GPU; none: it has no part in this run."""
-    return PEERS[name].work + (PEERS[name].on_gpu if kind == "gpu" else ())
-
-
 class Peer:
     """A peer in a process of its own, that is asked and answers."""
 
-    def __init__(self, name: str, path: Path, kind: str, precision: str = "float32"):
-        self.name, entry = name, PEERS[name]
+    def __init__(self, name: str, entry: Entry, path: Path, kind: str, precision: str = "float32"):
+        self.name, self.entry = name, entry
         mine = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # cnn sets its own again
         mine |= entry.environment | {"PEER_DEVICE": kind, "PEER_PRECISION": precision}
         mine |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if kind == "cpu" else {}
@@ -84,15 +86,17 @@ class Peer:
         self.errors.close()
 
 
-def start(started: dict[str, Peer], settings, path: Path, kind: str, console: "Console") -> dict[str, str]:
-    """Puts every peer that is asked for and installed into `started`, and tells which are not; returns their versions.
+def start(
+    started: dict[str, Peer], entries: dict[str, Entry], settings, path: Path, kind: str, console: "Console"
+) -> dict[str, str]:
+    """Puts every one of `entries` that is installed into `started`, and tells which are not; returns their versions.
 
-    `settings`: those of the benchmark, with `peers`, `tasks` and `precision`.
+    Settings: those of the benchmark, with `tasks` and `precision`.
     """
     versions = {}
-    for name in ("cnn", *(name for name in settings.peers if name != "cnn")):
-        if name == "cnn" or set(does(name, kind)) & set(settings.tasks):
-            started[name] = Peer(name, path, kind, settings.precision)
+    for name, entry in entries.items():
+        if name == "cnn" or set(entry.does(kind)) & set(settings.tasks):
+            started[name] = Peer(name, entry, path, kind, settings.precision)
         else:
             console.print(f"left out: {name}, since it does none of this work on a {kind.upper()}", highlight=False)
     for name, peer in list(started.items()):

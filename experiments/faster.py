@@ -1,0 +1,138 @@
+# %% [markdown]
+"""How did a training step become seven times faster? From JAX as one writes it first to this project, cure by cure.
+
+    python -m experiments.faster
+
+One step of the network of 2017 (batch 32, 120 x 160, float32), first with the primitives of jax, then with one cure
+more each time, as `experiments/peers/rungs.py` has them in a line each; last the step that `cnn` trains with. Each is a
+process of its own, since some cures are set for a whole process; they take turns, and before that all must compute the
+same loss and gradients from the same weights. For processors: a GPU is slow for other reasons.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnn import command_line
+
+
+# %%
+@dataclass(frozen=True, kw_only=True)
+class Settings(command_line.Common):
+    """Time a training step with more and more of what makes it fast."""
+
+    rounds: int = 3
+    """How often every step has its turn; the median counts."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        command_line.at_least(1, rounds=self.rounds)
+
+
+if __name__ == "__main__":
+    SETTINGS = command_line.parse(Settings)  # before the slow imports
+
+# %%
+from itertools import accumulate
+
+from rich.console import Console
+from rich.table import Table
+
+from cnn import figures, progress, reports, runs
+from cnn.errors import UserError
+from experiments import benchmark
+from experiments.peers.processes import PEERS, Entry
+
+# %% [markdown]
+# What is slow in the obvious step, and the cure:
+#
+# 1. **The routine** (`cnn/__init__.py`). XLA knows several ways to convolve on a processor, and of its own accord takes
+#    a slow one for convolutions without padding. A flag, read before anything is compiled, has it take another.
+# 2. **The gradients** (`cnn/fast_convolution.py`). They are convolutions too, but jax writes them with axes in another
+#    order and pixels spread apart, for which XLA has no fast routine. Ours lay the operands out first, so that both are
+#    of the plain form.
+# 3. **Memory** (`cnn/__init__.py`). The numbers between the layers take 250 MB. The C library gives them back to the
+#    system after each step, and gets them again page by page, each filled with zeros first. It can be told to keep
+#    them.
+# 4. **The pool** (`cnn/pooling.py`). Backward, jax looks for the largest pixel of each window once more, window by
+#    window. Ours takes the four pixels of all windows at once, as four slices, and remembers in one byte a window which
+#    was the largest.
+# 5. **The order** (`cnn/models.py`). Adding a bias, and ReLU, never make a smaller number the larger one. So the pool
+#    may come first, and a quarter of the numbers is left for them, forward and backward.
+# 6. **The bias** (`cnn/channels.py`). Its gradient is a sum over three axes, which XLA takes by a detour and on one
+#    core. Two sums, over the batch and then over places, take a quarter of the time.
+# 7. **Three channels** (`cnn/fast_convolution.py`). A processor multiplies eight or sixteen numbers at once; a red, a
+#    green and a blue one leave most of that idle. Four neighbouring pixels as one, of twelve channels, fill it.
+# 8. **The cache** (`cnn/network.py`). After the first convolution a batch is 76 MB, and every layer fetches it from
+#    memory. An eighth of the batch at a time stays in the processor's cache from layer to layer.
+
+# %%
+FIRST = "JAX as one writes it first"
+CURES = {  # as `peers/rungs.py` calls them
+    "flags": "XLA's other routine for convolutions",
+    "gradients": "gradients as plain convolutions",
+    "memory": "freed memory is kept",
+    "pool": "a pool by slices, with its own gradient",
+    "order": "the pool before bias and ReLU",
+    "bias": "a bias's gradient in two sums",
+    "four": "three channels: four places at a time",
+    "parts": "the batch in eight parts",
+}
+OURS = "this project's training step"
+
+
+def entries() -> dict[str, Entry]:
+    """Whom the benchmark is to time: "cnn", and the first step with no cure, with one, with two, ..."""
+    taken = accumulate(CURES, "{},{}".format, initial="")
+    steps = {
+        what: Entry("rungs", ("step",), {"PEER_CURES": cures}) for what, cures in zip((FIRST, *CURES.values()), taken)
+    }
+    return {"cnn": PEERS["cnn"]} | steps
+
+
+def table(milliseconds: dict[str, float], shares: dict[str, float]) -> Table:
+    """The ladder, for a terminal: from the first step to this project's."""
+    title = "one training step, with one cure more in each line; limit: the machine's matrix rate"
+    shown = Table(title=title, title_justify="left")
+    for heading in ("with", "ms", "speed", "of the limit"):
+        shown.add_column(heading, justify="left" if heading == "with" else "right")
+    for name, value in milliseconds.items():
+        row = f"{value:,.0f}", f"{milliseconds[FIRST] / value:.1f} x", f"{shares[name]:.0%}"
+        shown.add_row(name, *row, style="bold" if name == OURS else None)
+    return shown
+
+
+# %%
+def main(settings: Settings) -> dict[str, float]:
+    """Times all, and returns the milliseconds of each, from the first to this project's."""
+    if settings.device == "gpu":
+        raise UserError("--device: these are cures for a processor; python -m experiments.benchmark compares on a GPU")
+    device, console = command_line.choose_device("cpu"), progress.terminal()
+    print(command_line.first_line("faster", device, "drawn tissue"), flush=True)
+    folder = runs.create_folder("faster", settings.out)
+    runs.write_json(folder / "config.json", {"experiment": "faster", "settings": settings} | runs.environment(device))
+    console.print(f"starting {len(CURES) + 2} processes; writing to {folder}", highlight=False)
+    return report(measured(settings, console), folder, device, console)
+
+
+def measured(settings: Settings, console: Console) -> dict:
+    """What the benchmark says of the steps."""
+    asked = benchmark.Settings(seed=settings.seed, rounds=settings.rounds, tasks=("step",))
+    return benchmark.compare(entries(), "cpu", asked, console)
+
+
+def report(result: dict, folder: Path, device: str, console: Console) -> dict[str, float]:
+    """Writes and shows what came out; returns the milliseconds."""
+    rows = result["tasks"]["step"]
+    names = {FIRST: FIRST} | {what: f"+ {what}" for what in CURES.values()} | {"cnn": OURS}
+    milliseconds = {shown: 1e3 * rows[name]["seconds"] for name, shown in names.items()}
+    console.print(table(milliseconds, {shown: rows[name]["share_of_limit"] for name, shown in names.items()}))
+    runs.write_json(folder / "faster.json", {"milliseconds": milliseconds, "device": device} | result)
+    limit = milliseconds[OURS] * rows["cnn"]["share_of_limit"]
+    figures.ladder(folder / "faster.png", milliseconds, limit, f"Milliseconds a training step, cure by cure: {device}")
+    reports.print_files(console, folder)
+    return milliseconds
+
+
+if __name__ == "__main__":
+    with command_line.one_sentence():
+        main(SETTINGS)
