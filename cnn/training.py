@@ -151,7 +151,7 @@ def train(
             different members of one set can share one compilation.
         use_batch: validation images at a time, `batch` unless given.
         step: compiled by `make_step` before, for a network of the same layers; compiled here unless given.
-        dtype: what the layers compute in, see `make_step`, where `step` is not given.
+        dtype: what the layers compute in, see `make_step`; that of `step`, if it is given.
         at_once: steps a call; unless given, one, or `share_steps` where the images lie on an accelerator (`make_step`).
         on_step: called after each call with the number of steps done, the number of steps of the run, and the sums
             over the steps of the call.
@@ -193,7 +193,8 @@ def train(
                 if debug_nans and not np.isfinite(float(losses)):
                     augment_key, layers_key = jax.random.split(key)  # as in the step
                     light = compiled(augmentation)(augment_key, jnp.asarray(shown[0]))
-                    place = first_unsound(nnx.merge(graph, before), light, *map(jnp.asarray, shown[1:]), layers_key)
+                    operands = light, *map(jnp.asarray, shown[1:]), layers_key
+                    place = first_unsound(nnx.merge(graph, before), *operands, dtype)
                     raise UserError(f"training: in step {done + 1} {place}; try a smaller --learning-rate")
             sums.append(Sums(losses, corrects, weights[these].sum(1)))
             done += len(weights[these])

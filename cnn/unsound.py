@@ -18,7 +18,14 @@ def _unsound(array: jax.Array) -> int:
     return int((~jnp.isfinite(array)).sum())
 
 
-def first_unsound(network: Network, images: jax.Array, labels: jax.Array, weights: jax.Array, key: jax.Array) -> str:
+def first_unsound(
+    network: Network,
+    images: jax.Array,
+    labels: jax.Array,
+    weights: jax.Array,
+    key: jax.Array,
+    dtype: jnp.dtype = jnp.float32,
+) -> str:
     """Says where the first number that is infinite or none appears in a training step.
 
     Args:
@@ -27,6 +34,7 @@ def first_unsound(network: Network, images: jax.Array, labels: jax.Array, weight
         labels: (batch,) int.
         weights: (batch,), what each image counts in the loss: 1, or 0 for one that only fills up the batch.
         key: of the layers' randomness, as in the step.
+        dtype: what the layers compute in, as in the step.
     Returns:
         part of a sentence, like "layer 3 (batch norm) makes 12 of 64 numbers infinite or none".
     """
@@ -35,9 +43,14 @@ def first_unsound(network: Network, images: jax.Array, labels: jax.Array, weight
             return f"{_unsound(array)} of the {array.size} numbers in {name} have become infinite or none"
     if _unsound(images):
         return f"the augmentation makes {_unsound(images)} of {images.size} numbers infinite or none"
-    inputs = images
     graph, learned, rest = nnx.split(network, nnx.Param, ...)
-    for i, layer in enumerate(nnx.merge(graph, learned, rest, copy=True).layers):  # a copy: batch norm keeps means
+
+    def network_of(learned: nnx.State) -> Network:
+        cast = jax.tree.map(lambda a: a.astype(dtype), learned)
+        return nnx.merge(graph, cast, rest, copy=True)  # a copy: a batch norm writes into its own means
+
+    images = inputs = images.astype(dtype)
+    for i, layer in enumerate(network_of(learned).layers):
         outputs = layer(inputs, key=jax.random.fold_in(key, i))
         if _unsound(outputs):
             return (
@@ -47,7 +60,7 @@ def first_unsound(network: Network, images: jax.Array, labels: jax.Array, weight
         inputs = outputs
 
     def loss_of(learned: nnx.State) -> jax.Array:
-        logits = nnx.merge(graph, learned, rest, copy=True)(images, key=key)
+        logits = network_of(learned)(images, key=key).astype(jnp.float32)
         return (cross_entropy(logits, labels) * weights).sum() / weights.sum()
 
     loss, gradients = jax.value_and_grad(loss_of)(learned)
@@ -56,4 +69,4 @@ def first_unsound(network: Network, images: jax.Array, labels: jax.Array, weight
     for name, gradient in sorted(named_arrays(gradients).items(), key=lambda item: -int(item[0].split(".")[1])):
         if _unsound(gradient):
             return f"the gradient of {name} is the first to be infinite or none, in {_unsound(gradient)} places"
-    return "taken again in float32, every number is sound: it came from the device, or from a coarser --precision"
+    return "taken again layer by layer, every number is sound: it came from the device, or from another order of sums"

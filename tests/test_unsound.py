@@ -17,9 +17,9 @@ KEY = jax.random.key(0)
 IMAGES = jnp.full((2, 6, 8, 3), 0.5)
 
 
-def place(network: Network, images: jax.Array = IMAGES) -> str:
+def place(network: Network, images: jax.Array = IMAGES, dtype: jnp.dtype = jnp.float32) -> str:
     """What is said of one step on two images."""
-    return first_unsound(network, images, jnp.array([0, 1]), jnp.ones(2), KEY)
+    return first_unsound(network, images, jnp.array([0, 1]), jnp.ones(2), KEY, dtype)
 
 
 def test_a_weight_that_is_no_number_is_named():
@@ -78,13 +78,29 @@ def test_a_gradient_is_followed_from_the_last_layer_back():
 
 
 def test_where_all_is_sound_the_device_is_suspected():
-    assert place(tiny_network()).endswith("it came from the device, or from a coarser --precision")
+    assert place(tiny_network()).endswith("it came from the device, or from another order of sums")
+
+
+def test_layers_are_looked_at_in_the_precision_in_which_they_learned():
+    network = tiny_network()
+    network.layers[0].kernel[...] = jnp.full((3, 3, 3, 4), 1e4)  # 27 * 0.5 * 1e4 is beyond float16, of 65,504 at most
+    assert place(network, dtype=jnp.float16).startswith("layer 0 (convolution 3 x 3 x 4) makes 192 of 192 numbers")
+    assert not place(network).startswith("layer 0")
 
 
 def test_a_training_that_runs_away_says_in_which_step_and_where():
     explodes = optax.sgd(lambda count: jnp.where(count < 3, 0.0, 1e38))  # from the first step of the second epoch
     with pytest.raises(UserError, match=r"^training: in step 5 layer \d+ \(.*\) makes \d+ of \d+ .*; try a smaller"):
         list(run(epochs=3, optimizer=explodes, debug_nans=True))
+
+
+def test_a_training_in_another_precision_is_looked_at_in_it(monkeypatch):
+    seen = []
+    monkeypatch.setattr("cnn.training.first_unsound", lambda *operands: seen.append(operands[-1]) or "somewhere")
+    explodes = optax.sgd(lambda count: jnp.where(count < 3, 0.0, 1e38))
+    with pytest.raises(UserError, match="training: in step 5 somewhere"):
+        list(run(epochs=3, optimizer=explodes, debug_nans=True, dtype=jnp.bfloat16))
+    assert seen == [jnp.bfloat16]
 
 
 def test_looking_changes_no_weight():
