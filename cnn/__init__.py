@@ -1,8 +1,9 @@
 """A convolutional network from scratch in JAX. Read the files in the order of the README's reading list.
 
-What must be set for the whole process before jax first compiles is set here: XLA reads its flags once. The project
-works without. What the user has set already, in XLA_FLAGS or for malloc, is left as it is. (The device, and how exactly
-it multiplies, a program chooses later, in `command_line.choose_device`.)
+What must be set for the whole process before jax first compiles is set here, since XLA, the compiler that turns a jax
+program into machine code, reads its flags once. Without these settings the project works too, only slower. What the
+user has set already, in XLA_FLAGS or for malloc, is left as it is. (The device, and how exactly it multiplies, a
+program chooses later, in `command_line.choose_device`.)
 """
 
 import ctypes
@@ -16,16 +17,17 @@ def _set_default(flag: str, value: str) -> None:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={value}".strip()
 
 
-# jaxlib hands convolutions without padding to a code path that is slow for them on CPUs. An empty value turns the path
-# off: the second convolution of the network of 2017 went from 86 to 8 ms with jaxlib 0.10, and a whole training step
-# from 304 to 269 with 0.11 (batch 32, two cores). A flag unknown to XLA would end the process: only those get it.
+# jaxlib hands convolutions without padding to a code path that, on CPUs, is good at a convolution, bias, ReLU and pool
+# in that order, and slow for all that training needs. An empty value turns the path off: a training step of the network
+# of 2017 went from 1,950 to 750 ms with jaxlib 0.10 (with the flags below; all else as one writes it first), and from
+# 304 to 269 with 0.11 (all else as here). A flag unknown to XLA would end the process: only those get it.
 if version("jaxlib").startswith(("0.10.", "0.11.")):
     _set_default("--xla_cpu_experimental_ynn_fusion_type", "")
 
 # XLA has two ways to make machine code of a loop that joins several operations. By the older one the main job's step is
-# compiled after 2.5 s of two cores and not 4 (jaxlib 0.11: 3.2 and not 7.2), and takes 3 % longer; but fetching pixels
-# one by one takes seven times as long, and asks for the newer one (`geometry.py`). An extra option that XLA does not
-# know it leaves alone.
+# compiled after 2.5 s of two cores and not 4 (jaxlib 0.11: 3.2 and not 7.2), and takes 3 % longer. Code that fetches
+# pixels one by one would take seven times as long, and so asks for the newer one itself (`geometry.py`). XLA ignores
+# extra options that it does not know.
 _set_default("--xla_backend_extra_options", "xla_cpu_disable_new_fusion_emitters")
 
 # Compiled at the second of XLA's three levels, programs are as fast (measured for the steps, augmentations and
@@ -42,9 +44,10 @@ _set_default("--xla_gpu_deterministic_ops", "true")
 def _keep_freed_memory() -> None:
     """Has the C library keep memory that a step has freed for the next one, on Linux (glibc); elsewhere does nothing.
 
-    A training step of the network of 2017 takes and frees 250 MB. By default they go back to the system each time,
-    which hands them out again page by page, 42,000 pages filled with zeros: 243 ms a step, and 207 so. Up to 2 GB are
-    kept. The numbers are names of mallopt(3): one arena for all threads; no block by mmap; how much to keep.
+    A training step of the network of 2017 takes and frees 250 MB. By default most of them go back to the system each
+    time, which hands them out again page by page, 42,000 pages filled with zeros: a step takes 243 ms so, and 207 if
+    they are kept (and 787 and 402 on two slow cores, where the system was slower too). Up to 2 GB are kept. The numbers
+    are names of mallopt(3): one arena for all threads; no block by mmap; how much to keep.
     """
     if any(name.startswith("MALLOC_") or "glibc.malloc" in value for name, value in os.environ.items()):
         return

@@ -99,11 +99,12 @@ def check_same(peers: dict[str, Peer], folder: Path) -> dict[str, float]:
     """The largest relative distance of each peer's loss and gradients from those of `cnn`; UserError beyond 1e-4."""
     found = {}
     trained = [name for name, peer in peers.items() if "step" in peer.entry.does("gpu")]
-    for name in trained:  # all at once: nothing is timed yet, and compiling takes long
-        peers[name].send(do="gradients", to=str(folder / f"{name}.npz"))
-    for name in trained:
+    paths = {name: folder / f"{number}.npz" for number, name in enumerate(trained)}
+    for name, path in paths.items():  # all at once: nothing is timed yet, and compiling takes long
+        peers[name].send(do="gradients", to=str(path))
+    for name, path in paths.items():
         answer = peers[name].answer()
-        with np.load(folder / f"{name}.npz") as arrays:
+        with np.load(path) as arrays:
             found[name] = [np.float64(answer["loss"]), *(arrays[f"arr_{i}"] for i in range(len(arrays.files)))]
     distances = {}
     for name, values in found.items():

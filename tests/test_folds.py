@@ -33,6 +33,15 @@ def test_one_group_out_judges_each_group_by_the_others():
     assert folds[2].training.tolist() == [0, 1, 2, 4, 5, 6]
 
 
+def test_two_groups_of_each_class_are_enough_and_one_is_not():
+    labels, groups = np.array([0, 1, 0, 1]), ("a", "a", "b", "b")
+    assert len(one_group_out(labels, groups)) == len(group_folds(labels, groups, 2, seed=0)) == 2
+    with pytest.raises(UserError, match="there is only 1 of the groups of a class, and without it none would be left"):
+        one_group_out(labels, ("a", "a", "a", "b"))
+    with pytest.raises(UserError, match="got 3, wants from 2 to 2, the number of groups of a class"):
+        group_folds(labels, groups, 3, seed=0)
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.integers(0, 100), st.integers(2, 4))
 def test_no_group_is_ever_on_both_sides(seed, number):

@@ -56,6 +56,18 @@ def test_without_validation_two_groups_are_enough_and_the_seed_decides():
     np.testing.assert_array_equal(parts[0]["test"], parts[-1]["test"])
 
 
+def test_a_class_of_one_group_cannot_be_in_training_and_in_test():
+    for letters, groups in (("abaa", "xxyy"), ("abab", "xyxx")):
+        with pytest.raises(UserError, match=r"cannot be split among training and test with every class"):
+            split_by_group(drawn(letters, groups), test=0.5, validation=0, seed=0)
+
+
+def test_where_not_every_cut_gives_validation_both_classes_one_is_found_that_does():
+    scarce = drawn("ab" * 4 + "a" * 4, "AABBCCDDEFGH")  # four groups of both classes, four of one
+    for seed in range(30):
+        assert set(scarce.labels[split_by_group(scarce, test=0.2, validation=0.2, seed=seed)["validation"]]) == {0, 1}
+
+
 def test_a_run_that_goes_on_keeps_its_split_and_learns_from_new_groups():
     before = {"training": ["0", "1", "2"], "validation": ["3"], "test": ["4", "5"]}
     same = split_as_before(drawn("ababab", "vvwxyz"), before)

@@ -38,6 +38,30 @@ def test_the_far_edges_are_not_forgotten_and_do_not_crowd():
     assert [int(square[0, 0, 0]) - 210 for square in squares] == [5, 2, 0, 4], "4 shares 3 of 4 columns with 5"
 
 
+def by_definition(image: np.ndarray, size: int, number: int) -> list[tuple[int, int]]:
+    """Top and left of the squares, pixel by pixel: the whitest last, and at the end those that share more than half."""
+    tops, lefts = (sorted({*range(0, n - size, size // 2), n - size}) for n in image.shape[:2])
+    squares = {(top, left): image[top : top + size, left : left + size] for top in tops for left in lefts}
+    pixels = {(y, x): {(y + i, x + j) for i in range(size) for j in range(size)} for y, x in squares}
+    order = sorted(squares, key=lambda place: share_of_white(squares[place][None])[0])
+    chosen = []
+    for place in order:
+        if all(2 * len(pixels[place] & pixels[other]) <= size * size for other in chosen):
+            chosen.append(place)
+    return (chosen + [place for place in order if place not in chosen])[:number]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_squares_are_those_of_the_definition_where_white_lies_anywhere(seed):
+    rng = np.random.default_rng(seed)
+    image = rng.integers(
+        199, 203, (int(rng.integers(6, 15)), int(rng.integers(6, 15)), 3), np.uint8
+    )  # white: above 200
+    places = by_definition(image, 4, 6)
+    squares = tissue_squares(image, size=4, number=len(places))
+    assert np.array_equal(squares, np.stack([image[y : y + 4, x : x + 4] for y, x in places]))
+
+
 def test_an_image_of_one_square_gives_it_as_often_as_asked():
     squares = tissue_squares(half_white(4, 4), size=4, number=3)
     assert squares.shape == (3, 4, 4, 3)

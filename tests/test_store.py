@@ -2,6 +2,8 @@
 
 import errno
 import os
+import re
+import tempfile
 import tracemalloc
 
 import numpy as np
@@ -37,6 +39,15 @@ def test_a_disk_without_room_is_one_sentence_and_no_sudden_end(tmp_path, monkeyp
     said = r"has no room for the 0\.0 GB of pixels .* \(No space left on device\); give --cache FOLDER on a larger disk"
     with pytest.raises(UserError, match=said):
         room_for(10, (4, 5), tmp_path, most=0)
+
+
+def test_without_a_folder_the_sentence_names_the_one_for_temporary_files(monkeypatch):
+    def refuse(file, offset, length):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
+    with pytest.raises(UserError, match=f"^{re.escape(tempfile.gettempdir())}: has no room for the 1\\.5 GB"):
+        room_for(500_000_000, (1, 1), most=0)
 
 
 def test_a_file_system_that_keeps_no_room_is_used_as_it_is(tmp_path, monkeypatch):

@@ -172,6 +172,18 @@ def test_drawn_copies_overwrite_each_other_and_the_lost_ones_are_counted():
         assert len({data.images[i].tobytes() for i in siblings}) > 0.9 * len(siblings), "each copy is another variant"
 
 
+def test_copies_of_each_of_three_classes_are_drawn_from_its_own_slides_and_as_bright():
+    grey = np.array([60, 120, 180], np.uint8)  # one a class, so that a copy tells where it is from
+    pixels = np.broadcast_to(grey[[0, 1, 1, 2]][:, None, None, None], (4, 80, 80, 3)).copy()
+    originals = Slides(pixels, np.array([0, 1, 1, 2], np.int32), tuple("abcd"), tuple("abcd"), ("one", "two", "three"))
+    data, lost = draw_copies(originals, each=6, size=(80, 80), seed=0, batch=6)
+    assert np.bincount(data.labels).tolist() == [6 + 1, 6 + 2, 6 + 1]
+    assert lost == 0
+    assert [data.groups.count(name) - 1 for name in "abcd"] == [6, 3, 3, 6]
+    middle = data.images[:, 32:48, 32:48].astype(float).mean(axis=(1, 2, 3))  # the corners are black
+    assert np.abs(middle - grey[data.labels]).max() < 0.5, "no brighter, no darker"
+
+
 # The optimizer: Keras and the paper by the same name
 
 

@@ -49,7 +49,9 @@ class Peer:
 
     def __init__(self, name: str, entry: Entry, path: Path, kind: str, precision: str = "float32"):
         self.name, self.entry = name, entry
-        mine = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # cnn sets its own again
+        # cnn sets its own again, and what you have set for XLA and malloc would be in the way of some and not of others
+        yours = ("XLA_FLAGS", "MALLOC_", "GLIBC_TUNABLES")
+        mine = {name: value for name, value in os.environ.items() if not name.startswith(yours)}
         mine |= entry.environment | {"PEER_DEVICE": kind, "PEER_PRECISION": precision}
         mine |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if kind == "cpu" else {}
         if kind == "gpu":  # one for all: of several, not all peers would use all

@@ -1,6 +1,6 @@
 """A training step with some of the cures of `experiments/faster.py`, which `PEER_CURES` names, and without the others.
 
-Without any it is the step of `obvious.py`: the primitives, `grad`, `jit`, Adam. Each cure stands in one line.
+It computes what `obvious.py` does. What a cure changes stands under `if "its name" in CURES`.
 """
 
 import math

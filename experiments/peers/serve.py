@@ -6,7 +6,6 @@ python -m experiments.peers.serve MODULE INPUTS.npz
 import importlib
 import json
 import math
-import resource
 import sys
 import time
 
@@ -34,9 +33,13 @@ def timed(work, repeats: int, times: int | None) -> list[float]:
 
 
 def peak_megabytes() -> float:
-    """The most memory that this process had, on the host. On Linux; elsewhere that of who started it counts too."""
+    """The most memory that this process had, on the host. On Linux; on macOS that of who started it counts too."""
     its_own = megabytes("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if math.isnan(its_own) else its_own
+    if not math.isnan(its_own) or sys.platform == "win32":
+        return its_own
+    import resource  # here: Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def main(module: str, path: str) -> None:
