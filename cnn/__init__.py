@@ -19,8 +19,8 @@ def _set_default(flag: str, value: str) -> None:
 
 # jaxlib hands convolutions without padding to a code path that, on CPUs, is good at a convolution, bias, ReLU and pool
 # in that order, and slow for all that training needs. An empty value turns the path off: a training step of the network
-# of 2017 went from 1,950 to 750 ms with jaxlib 0.10 (with the flags below; all else as one writes it first), and from
-# 304 to 269 with 0.11 (all else as here). A flag unknown to XLA would end the process: only those get it.
+# of 2017 went from 1,850 to 830 ms with jaxlib 0.10, and from 960 to 780 with 0.11 (with the flags below; all else as
+# one writes it first). A flag unknown to XLA would end the process: only those get it.
 if version("jaxlib").startswith(("0.10.", "0.11.")):
     _set_default("--xla_cpu_experimental_ynn_fusion_type", "")
 
@@ -46,7 +46,7 @@ def _keep_freed_memory() -> None:
 
     A training step of the network of 2017 takes and frees 250 MB. By default most of them go back to the system each
     time, which hands them out again page by page, 42,000 pages filled with zeros: a step takes 243 ms so, and 207 if
-    they are kept (and 787 and 402 on two slow cores, where the system was slower too). Up to 2 GB are kept. The numbers
+    they are kept (and 800 and 420 on two slow cores, where the system was slower too). Up to 2 GB are kept. The numbers
     are names of mallopt(3): one arena for all threads; no block by mmap; how much to keep.
     """
     if any(name.startswith("MALLOC_") or "glibc.malloc" in value for name, value in os.environ.items()):

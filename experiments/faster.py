@@ -1,5 +1,5 @@
 # %% [markdown]
-"""How did a training step become eight times as fast? From JAX as one writes it first to this project, cure by cure.
+"""How did a training step become seven times as fast? From JAX as one writes it first to this project, cure by cure.
 
     python -m experiments.faster
 
