@@ -29,8 +29,9 @@ class Settings(command_line.Common):
     """Regular expression whose first group, in an image's path, names what must not be split apart (slide, patient)."""
     draws: int = 2500
     """Augmented copies drawn for each class."""
-    epochs: int = 12
-    """Epochs of each training; the last one's weights are judged."""
+    epochs: int = 30
+    """Epochs of each training, as many as in 2017; the last one's weights are judged. Twelve are too few: the network
+    guesses at first, and how long is chance."""
     per_epoch: int = 3228
     """Images a network sees an epoch, under every split: as many as in 2017."""
     folds: int = 4
