@@ -54,9 +54,7 @@ def by_definition(image: np.ndarray, size: int, number: int) -> list[tuple[int, 
 @pytest.mark.parametrize("seed", range(8))
 def test_squares_are_those_of_the_definition_where_white_lies_anywhere(seed):
     rng = np.random.default_rng(seed)
-    image = rng.integers(
-        199, 203, (int(rng.integers(6, 15)), int(rng.integers(6, 15)), 3), np.uint8
-    )  # white: above 200
+    image = rng.integers(199, 203, (*rng.integers(6, 15, 2), 3), np.uint8)  # white is above 200
     places = by_definition(image, 4, 6)
     squares = tissue_squares(image, size=4, number=len(places))
     assert np.array_equal(squares, np.stack([image[y : y + 4, x : x + 4] for y, x in places]))
