@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,37 @@ def rows(path: Path) -> list[dict]:
     """A CSV file as dictionaries."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+# What a network may know
+
+
+def leaky_answer(images, labels, known, asked):
+    settings = leakage.Settings(image_size=SIZE, epochs=1, per_epoch=8, batch=4)
+    return leakage.ask(images, labels, settings, known, asked, print)
+
+
+def validated_answer(images, labels, known, asked, shuffled=False):
+    settings = cross_validate.Settings(image_size=SIZE, epochs=1, per_epoch=8, batch=4)
+    return cross_validate.ask_network(images[:, None], labels, settings, known, asked, 0, shuffled, report=print)
+
+
+@pytest.mark.parametrize("ask", [leaky_answer, validated_answer, partial(validated_answer, shuffled=True)])
+def test_what_is_left_out_has_no_part_in_the_training(ask, capsys):
+    data = synthetic.draw_slides(16, seed=5, size=SIZE, groups=4)
+    known = np.array([0, 1, 4, 5, 8, 9, 12, 13])
+    asked = np.setdiff1d(np.arange(16), known)
+    before = ask(data.images, data.labels, known, asked)
+    images, labels = data.images.copy(), data.labels.copy()
+    labels[asked] = 1 - labels[asked]
+    images[asked[1:]] = 255 - images[asked[1:]]
+    after = ask(images, labels, known, asked)
+    assert after[0] == before[0], "other labels and neighbours among the images left out: the same answer, to the bit"
+    assert after[1] != before[1]
+    for one in known:  # and each image that it learns from has its say
+        images = data.images.copy()
+        images[one] = 255 - images[one]
+        assert ask(images, data.labels, known, asked)[0] != before[0], f"image {one} was not learned from"
 
 
 # Leakage

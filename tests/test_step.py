@@ -16,7 +16,8 @@ from cnn import models
 from cnn.augment import named
 from cnn.devices import on_device
 from cnn.optimizer import make_optimizer
-from cnn.step import initial_state, make_step
+from cnn.step import initial_state, make_step, parts_of
+from cnn.store import Chosen
 from cnn.training import Epoch, Point
 from cnn.weights import named_arrays
 from tests.checkers import assert_equal_arrays
@@ -86,6 +87,14 @@ def test_each_call_reports_the_sums_over_its_steps():
     assert [loss for *_, loss in two] == pytest.approx(want, rel=1e-4)
 
 
+def test_where_the_images_lie_on_an_accelerator_an_epoch_is_few_calls_of_a_length(monkeypatch):
+    monkeypatch.setattr("cnn.training.on_device", lambda *data, always: on_device(*data, always=True))
+    monkeypatch.setattr("cnn.training.STEPS_A_CALL", 4)
+    told = []
+    list(run(epochs=2, batch=2, on_step=lambda done, total, sums: told.append(done)))  # 6 steps an epoch
+    assert told == [3, 6, 9, 12], "two calls of 3, not one of 4 and one of 2: one compilation"
+
+
 def test_a_run_of_calls_is_taken_up_between_two_of_them_with_the_same_bytes():
     points = (event for event in run(epochs=3, at_once=2, pause=lambda: True) if isinstance(event, Point))
     point = next(points)
@@ -96,9 +105,31 @@ def test_a_run_of_calls_is_taken_up_between_two_of_them_with_the_same_bytes():
     assert bytes_of(last.parameters) == bytes_of(whole.parameters)
 
 
-def test_all_images_lie_on_an_accelerator_and_wait_elsewhere_for_a_processor():
+def test_all_images_lie_on_an_accelerator_and_wait_elsewhere_for_a_processor(monkeypatch):
     images, labels = pictures(5)
     assert (on_device(images, labels, None, always=False) is None) == (jax.default_backend() == "cpu")
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    monkeypatch.setattr("cnn.devices.ON_DEVICE", images.nbytes)
+    assert on_device(images, labels, None, always=False) is not None
+    monkeypatch.setattr("cnn.devices.ON_DEVICE", images.nbytes - 1)
+    assert on_device(images, labels, None, always=False) is None, "too many for its memory"
     there = on_device(images, labels, None, always=True)
     assert [np.array_equal(a, b) for a, b in zip(there, (images, labels))] == [True, True]
     assert on_device(images, labels, "a layout over several", always=True) is None
+    some = Chosen(images, np.array([4, 1]))
+    assert np.array_equal(on_device(some, labels[[4, 1]], None, always=True)[0], images[[4, 1]])
+
+
+def test_a_batch_that_a_cache_cannot_hold_goes_through_a_processor_in_parts(monkeypatch):
+    def parts(batch, height=120, width=160):
+        return parts_of(jnp.zeros((batch, height, width, 1)))
+
+    monkeypatch.setattr("jax.default_backend", lambda: "cpu")
+    monkeypatch.setattr("jax.devices", lambda: ["the only one"])
+    assert [parts(32), parts(64), parts(16)] == [8, 16, 4]  # 19,200 pixels each: four images a part
+    assert parts(15) == 1, "three parts bring nothing"
+    monkeypatch.setattr("jax.devices", lambda: ["one", "another"])
+    assert parts(32) == 1, "each device has its part already"
+    monkeypatch.setattr("jax.devices", lambda: ["the only one"])
+    monkeypatch.setattr("jax.default_backend", lambda: "gpu")
+    assert parts(32) == 1, "a GPU wants all at once"

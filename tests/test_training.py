@@ -217,6 +217,28 @@ def test_every_step_of_every_seed_has_randomness_of_its_own():
     assert len(losses) == len(set(losses)) == 2 * 2 * 3
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_of_many_images_the_members_alone_are_learned_from_and_each_as_often(at_once):
+    members, network, optimizer = np.array([9, 2, 5]), tiny_network(), make_optimizer(1)
+    take, seen = make_step(nnx.graphdef(network), optimizer, NONE), []
+
+    def step(state, key, images, labels, weights):
+        seen.extend(zip(images[:, 0, 0, 0].tolist(), labels.tolist()))
+        return take(state, key, images, labels, weights)
+
+    def many(state, key, first, images, labels, chosen, weights):
+        seen.extend(zip(images[chosen.ravel(), 0, 0, 0].tolist(), labels[chosen.ravel()].tolist()))
+        return take.many(state, key, first, images, labels, chosen, weights)
+
+    step.many = many
+    images, labels = np.zeros((11, 6, 8, 3), np.uint8), np.arange(11, dtype=np.int32) % 2
+    images[:, 0, 0, 0] = np.arange(11)  # the first pixel tells which image it is
+    options = {"batch": 3, "per_epoch": 6, "optimizer": optimizer, "augmentation": NONE, "seed": 0, "step": step}
+    data = images, labels
+    list(training.train(network, data, None, epochs=2, members=members, at_once=at_once, **options))
+    assert sorted(seen) == sorted([(9, 1), (2, 0), (5, 1)] * 4)
+
+
 def test_a_loss_that_is_no_number_ends_the_run_and_says_when():
     explodes = optax.sgd(lambda count: jnp.where(count < 3, 0.0, 1e30))  # from the first step of the second epoch
     with pytest.raises(
@@ -225,18 +247,33 @@ def test_a_loss_that_is_no_number_ends_the_run_and_says_when():
         list(run(epochs=3, optimizer=explodes))
 
 
+@jax.custom_vjp
+def treacherous(inputs):
+    """The identity, in one direction; its gradient is NaN."""
+    return inputs
+
+
+treacherous.defvjp(lambda inputs: (inputs, None), lambda _, upstream: (upstream * jnp.nan,))
+
+
 def test_a_gradient_that_is_no_number_ends_the_run_though_the_loss_is_sound():
-    @jax.custom_vjp
-    def treacherous(logits):
-        return logits
-
-    treacherous.defvjp(lambda logits: (logits, None), lambda _, upstream: (upstream * jnp.nan,))
-
     class Treacherous(ReLU):
         def __call__(self, inputs, *, key=None):
             return treacherous(inputs)
 
     network = Network([*tiny_network().layers, Treacherous()])
+    with pytest.raises(UserError, match=r"^training: in step 1 the loss or a gradient is infinite"):
+        list(run(network))
+
+
+@pytest.mark.parametrize("small", [24, 25], ids=["a large kernel", "a small one"])  # of the dense layer's 24 numbers
+def test_a_gradient_that_is_no_number_in_a_single_kernel_is_enough(small, monkeypatch):
+    class Treacherous(Dense):
+        def __call__(self, inputs, *, key=None):
+            return inputs @ treacherous(self.kernel[...])
+
+    monkeypatch.setattr("cnn.step.SMALL", small)
+    network = Network([*tiny_network().layers[:-1], Treacherous(24, 1, key=jax.random.key(1))])
     with pytest.raises(UserError, match=r"^training: in step 1 the loss or a gradient is infinite"):
         list(run(network))
 
