@@ -50,7 +50,11 @@ def validated_answer(images, labels, known, asked, shuffled=False):
     return cross_validate.ask_network(images[:, None], labels, settings, known, asked, 0, shuffled, report=print)
 
 
-@pytest.mark.parametrize("ask", [leaky_answer, validated_answer, partial(validated_answer, shuffled=True)])
+ASKED = {"leakage": leaky_answer, "cross-validation": validated_answer}
+ASKED["shuffled labels"] = partial(validated_answer, shuffled=True)
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
 def test_what_is_left_out_has_no_part_in_the_training(ask, capsys):
     data = synthetic.draw_slides(16, seed=5, size=SIZE, groups=4)
     known = np.array([0, 1, 4, 5, 8, 9, 12, 13])
