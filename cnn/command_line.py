@@ -2,10 +2,12 @@
 
 import dataclasses
 import errno
+import io
 import os
+import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -85,10 +87,12 @@ class Recipe(Common):
         at_least(1, batch=self.batch)
         at_least(1, image_size=min(self.size))
         at_least(0, learning_rate=self.learning_rate, weight_decay=self.weight_decay)
+        at_most(1000, learning_rate=self.learning_rate, weight_decay=self.weight_decay)  # infinite is too much
         at_least(20, drawn=self.drawn)
         if self.dropout is not None:
-            at_most(0.99, dropout=self.dropout)
             at_least(0, dropout=self.dropout)
+            if not self.dropout < 1:
+                raise UserError(f"--dropout: got {self.dropout}, wants less than 1, or nothing would be left")
         if self.augmentation == "crop" and not self.takes_any_size:
             raise UserError(f"--augmentation: crop cuts squares, and --model {self.model} takes whole images only")
 
@@ -130,8 +134,36 @@ def parse(settings: type[S]) -> S:
     """
     spec = sys.modules["__main__"].__spec__  # None in a notebook
     program = f"python -m {spec.name}" if spec else None
+    style, said = (tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes), io.StringIO()
     with one_sentence():
-        return tyro.cli(settings, prog=program, config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes))
+        try:
+            with redirect_stderr(said):
+                return tyro.cli(settings, prog=program, config=style)
+        except SystemExit as stop:
+            if stop.code == 2:
+                raise UserError(f"{mistake_in(said.getvalue())}; see {program or sys.argv[0]} --help") from None
+            raise
+
+
+def mistake_in(box: str) -> str:
+    """What is wrong with an option, out of the lines with a frame that tyro prints of it.
+
+    >>> mistake_in("╭─ Value error ──╮\\n│ Error parsing --seed: invalid literal for int()  │\\n│ with: '1.5' │\\n"
+    ...            "│ ──── │\\n│ Argument helptext: │\\n│  --seed INT │")
+    "--seed: got '1.5', wants INT"
+    >>> mistake_in("Unrecognized options\\n -------- \\n  Unrecognized options: slides \\n ---- \\n For full help")
+    'Unrecognized options: slides'
+    """
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]  # without its title
+    ruled = [i for i, line in enumerate(lines) if line and set(line) <= {"─", "-"}]  # by dashes, on a plain terminal
+    first, last = ([i for i in ruled if not i] or [-1])[0] + 1, ([i for i in ruled if i] or [len(lines)])[0]
+    text, helped = " ".join(lines[first:last]), " ".join(lines[last:])
+    if option := re.match(r"Error parsing (--[\w-]+): ", text):
+        wants = re.search(rf"helptext: +{option[1]} (\S+( [A-Z]+\}})?)", helped)
+        got = re.search(r"from \[(.*?)\]|: ('.*')$", text)
+        if wants and got:
+            return f"{option[1]}: got {got[1] or got[2]}, wants {wants[1].removeprefix('{None}|').strip('{}')}"
+    return text.rstrip(". ")
 
 
 def begin_to_draw(recipe: Recipe) -> None:
@@ -144,7 +176,13 @@ def begin_to_draw(recipe: Recipe) -> None:
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Turns a UserError, a full disk or a full GPU into one line on the error output and exit status 2; Ctrl-C: 130."""
+    """Turns a UserError, a full disk or a full GPU into one line on the error output and exit status 2; Ctrl-C: 130.
+
+    What the terminal's encoding cannot show is shown as its escape.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not in a notebook
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except OSError as error:

@@ -41,6 +41,8 @@ def curves(path: Path, history: list[Epoch], best: int) -> Path:
         axes.plot(epochs, validation, color=ORANGE, marker=marker, markersize=4, label="validation")
         axes.axvline(best, color=GREY, linestyle=":", label=f"weights kept: epoch {best}")
         axes.set(xlabel="epoch", ylabel=unit, title=name.capitalize())
+        axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True, min_n_ticks=1))
+        axes.set_xlim(0.5, len(history) + 0.5)
         axes.grid(alpha=0.3)
     loss_axes.set_ylim(bottom=0)
     accuracy_axes.set_ylim(0, 102)
@@ -76,6 +78,12 @@ def confusion(path: Path, splits: dict[str, dict]) -> Path:
     return _save(figure, path)
 
 
+def _frame(axes) -> None:
+    """A thin line around an image, without which one would not see a white one, and no numbers at its edges."""
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set(color=GREY, linewidth=0.3)
+
+
 def gallery(path: Path, images: Sequence[np.ndarray], captions: list[str], title: str, columns: int = 6) -> Path:
     """Images in rows, each (height, width, 3) uint8 or float from 0 to 1, with a caption below it."""
     columns = min(columns, max(len(images), 1))
@@ -86,10 +94,12 @@ def gallery(path: Path, images: Sequence[np.ndarray], captions: list[str], title
     size = max(columns * cell, 5.0), rows * (cell * tallest + 0.17 * lines + 0.1) + 0.6 if len(images) else 0.6
     figure = Figure(figsize=size, layout="constrained")
     for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
-        axes.axis("off")
         if place < len(images):
             axes.imshow(images[place])
-            axes.text(0.5, -0.03, captions[place], ha="center", va="top", fontsize=7, transform=axes.transAxes)
+            _frame(axes)
+            axes.set_xlabel(captions[place], fontsize=7)
+        else:
+            axes.axis("off")
     figure.suptitle(title, fontsize=11)
     return _save(figure, path)
 
@@ -109,8 +119,8 @@ def attention(path: Path, images: Sequence[np.ndarray], shares: np.ndarray, capt
         below.imshow(image.mean(-1), cmap="gray", vmin=0, vmax=255, extent=extent)
         drawn = below.imshow(share, cmap="inferno", alpha=0.6, vmin=0, vmax=shares.max(), extent=extent)
         for one in (above, below):
-            one.axis("off")
-    figure.colorbar(drawn, ax=axes[1], label="times its equal share", shrink=0.9)
+            _frame(one)
+    figure.colorbar(drawn, ax=axes[1], label="times the mean weight", shrink=0.9)
     figure.suptitle(title, fontsize=11)
     return _save(figure, path)
 
@@ -148,7 +158,15 @@ def intervals(
             value, low, high = (scale * judged[name][key] for key in ("value", "low", "high"))
             axes.plot([low, high], [row, row], color=BLUE, linewidth=2.5, solid_capstyle="butt")
             axes.plot(value, row, "o", color=BLUE, markersize=8)
-            axes.annotate(f"{value:.3g}", (value, row), (0, 7), textcoords="offset points", ha="center", fontsize=9)
+            axes.annotate(
+                f"{value:.3g}",
+                (value, row),
+                (0, 7),
+                textcoords="offset points",
+                ha="center",
+                fontsize=9,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+            )
         axes.axvline(chance * scale, color=GREY, linestyle=":")
         axes.set_yticks(range(len(names)), names)
         axes.set(ylim=(len(names) - 0.5, -0.6), xlabel=xlabel, title=panel)
@@ -178,8 +196,8 @@ def reliability(path: Path, bins: list[dict], title: str) -> Path:
 
 def number_grids(path: Path, grids: list[tuple[str, np.ndarray]], title: str) -> Path:
     """Small matrices side by side, each number written in its cell: a calculation that one can follow."""
-    widths = [max(grid.shape[1], 2) for _, grid in grids]
-    figure = Figure(figsize=(0.75 * sum(widths) + 0.6 * len(grids), 4.2), layout="constrained")
+    widths = [max(grid.shape[1], 2.7) for _, grid in grids]
+    figure = Figure(figsize=(0.75 * sum(widths) + 0.6 * len(grids), 4.8), layout="constrained")
     for axes, (name, grid) in zip(figure.subplots(1, len(grids), width_ratios=widths, squeeze=False).flat, grids):
         largest = max(np.abs(grid).max(), 1e-12)
         axes.imshow(grid, cmap="PuOr_r", vmin=-largest, vmax=largest, alpha=0.6)

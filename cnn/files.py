@@ -6,14 +6,20 @@ from pathlib import Path
 
 from cnn.errors import ImageError
 
-SUFFIXES = (".tif", ".tiff", ".jpg", ".jpeg", ".png")
+# The second and third line: what slide scanners and other programs write. Some of it is TIFF inside, and is read; the
+# rest is told of, since who put it there would miss it.
+SUFFIXES = (
+    *(".tif", ".tiff", ".jpg", ".jpeg", ".png"),
+    *(".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".czi", ".vsi", ".dcm", ".lif", ".nd2"),
+    *(".bmp", ".gif", ".webp", ".heic", ".jp2", ".jxl", ".avif", ".psd"),
+)
 MOST_BYTES = 2**30  # a file is read into memory at once
 
 
 def is_image_name(name: str) -> bool:
-    """True for a suffix of TIFF, JPEG or PNG; names with a dot first are litter, as ._a.tif that macOS writes.
+    """True for a picture's suffix; names with a dot first are litter, as ._a.tif that macOS writes.
 
-    >>> [is_image_name(name) for name in ("a.TIF", "b.jpeg", "._a.tif", "Thumbs.db", "desktop.ini", "notes.txt")]
+    >>> [is_image_name(name) for name in ("a.TIF", "b.svs", "._a.tif", "Thumbs.db", "desktop.ini", "notes.txt")]
     [True, True, False, False, False, False]
     """
     return name.lower().endswith(SUFFIXES) and not name.startswith(".")

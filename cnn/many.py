@@ -36,8 +36,9 @@ def train_many(
     )
     with (
         resuming.alone(folder),
-        bar(console, "networks", len(pieces)) as advance,
+        # outside the bar, which would break a long command into lines that cannot be copied
         interruptible(resuming.how_to_go_on(experiment, settings, folder)),
+        bar(console, "networks", len(pieces)) as advance,
     ):
         resuming.note_changes(settings, data_digest)
         files = {name.replace(" ", "_"): piece for name, piece in pieces.items()}

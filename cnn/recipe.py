@@ -14,7 +14,7 @@ from flax import nnx
 from rich.console import Console
 
 from cnn import augment, models, slides, synthetic, training
-from cnn.errors import ImageError
+from cnn.errors import ImageError, ShapeError, UserError
 from cnn.loss import probabilities
 from cnn.network import Network
 from cnn.optimizer import make_optimizer
@@ -23,7 +23,13 @@ from cnn.step import make_step
 
 
 def read_slides(recipe, console: Console) -> tuple[slides.Slides, list[ImageError]]:
-    """The folder that the recipe names, or drawn tissue; and the bad files that were left out, if it allows that."""
+    """The folder that the recipe names, or drawn tissue; and the bad files that were left out, if it allows that.
+
+    Raises:
+        UserError: if the images would be too small for the network; or as `slides.read_folder`.
+    """
+    if recipe.image_size:
+        check_size(recipe.model, recipe.size)
     if recipe.data is None:
         return synthetic.draw_slides(recipe.drawn, seed=recipe.seed, size=recipe.size), []
     skipped = [] if recipe.skip_bad else None
@@ -40,6 +46,20 @@ def read_slides(recipe, console: Console) -> tuple[slides.Slides, list[ImageErro
         )
     note_on_groups(data, console)
     return data, skipped or []
+
+
+def check_size(model: str, size: tuple[int, int]) -> None:
+    """Raises UserError if images (height, width) are too small for a model: to be asked before they are all read."""
+
+    def lay_out():  # without computing a kernel
+        models.table(models.MODELS[model]((*size, 3), 2, key=jax.random.key(0)), (*size, 3))
+
+    try:
+        nnx.eval_shape(lay_out)
+    except ShapeError as error:
+        raise UserError(
+            f"--image-size: {size[0]} {size[1]} is too small for the network {model} ({error}); give larger numbers"
+        ) from None
 
 
 def note_on_groups(data: slides.Slides, console: Console) -> None:

@@ -102,7 +102,7 @@ def write_predictions(path: Path, slides: Slides, parts: dict, predicted: np.nda
         for split, chosen in parts.items()
         for i in chosen
     ]
-    return write_csv(path, ("name", "group", "label", "probability", "split"), rows)
+    return write_csv(path, ("name", "group", "label", f"probability of {slides.classes[positive]}", "split"), rows)
 
 
 def draw_samples(

@@ -38,8 +38,8 @@ def own_settings(experiment: str, settings: S) -> S:
     it is named there.
 
     Raises:
-        UserError: listing each setting that differs, or naming what cannot change at all; or if it is a run of another
-            experiment.
+        UserError: listing each setting that differs, or naming what cannot change at all; if it is a run of another
+            experiment; or if its images are not where they were.
     """
     allowed = {name.replace("-", "_") for name in getattr(settings, "allow_change", ())}
     if settings.resume is None:
@@ -54,7 +54,7 @@ def own_settings(experiment: str, settings: S) -> S:
     config = read_config(settings.resume)
     if config.get("experiment") != experiment:
         other = config.get("experiment", "something else")
-        raise UserError(f"--resume: {settings.resume} is a run of {other}, not of {experiment}")
+        raise UserError(f"--resume: {settings.resume} is a run of {other}, not of {experiment}; name one of these")
     then = config["settings"]
     hints = typing.get_type_hints(type(settings))
     changes, differences = {}, []
@@ -73,6 +73,8 @@ def own_settings(experiment: str, settings: S) -> S:
             f"{settings.resume}: was begun with other settings: {'; '.join(differences)}; leave them out, or begin "
             "a new run; what a training may change on its way, --allow-change says"
         )
+    if (data := changes.get("data")) and not data.exists():
+        raise UserError(f"--resume: {settings.resume} was begun on {data}, which is not there; say where, with --data")
     return dataclasses.replace(settings, **changes)
 
 

@@ -13,9 +13,16 @@ from cnn.errors import UserError
 
 
 def check_new(out: Path | None) -> None:
-    """Raises UserError if `out` exists already: to be called before hours of work, not after them."""
-    if out is not None and os.path.lexists(out):  # False where one may not look; `create_folder` then says why
+    """Raises UserError if `out` exists already or cannot be made: to be called before hours of work, not after them."""
+    if out is None:
+        return
+    if os.path.lexists(out):  # False where one may not look; `create_folder` then says why
         raise UserError(f"--out: {out} exists already, and a run never overwrites another; name a new one")
+    above = next(parent for parent in out.absolute().parents if os.path.lexists(parent))
+    if not os.path.isdir(above):
+        raise UserError(f"--out: {out} cannot be made, since {above} is no folder; name another")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"--out: {out} cannot be made, since {above} may not be written to; name another")
 
 
 def create_folder(name: str, out: Path | None) -> Path:
@@ -97,11 +104,14 @@ def read_config(folder: Path) -> dict:
     """
     path = folder / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except OSError:
         raise UserError(f"{folder}: holds no config.json; give the folder of a run") from None
     except ValueError:
-        raise UserError(f"{path}: is damaged; give the folder of another run") from None
+        config = None
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: is damaged; give the folder of another run")
+    return config
 
 
 def write_csv(path: Path, columns: tuple[str, ...], rows: list[tuple]) -> Path:

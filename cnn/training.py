@@ -90,6 +90,8 @@ def make_predictor(
         views: look at each image in the eight ways in which it can be flipped and turned, and take the mean of the
             logits: tissue has no up or down, and what a network makes of it by chance averages out. For networks that
             take any size, since a turn exchanges height and width.
+    Of the function, raises:
+        UserError: if a logit is infinite or no number.
     """
 
     @jax.jit
@@ -107,7 +109,13 @@ def make_predictor(
             part = images[start : start + batch]
             filled = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
             logits.append(np.asarray(logits_of(parameters, filled))[: len(part)])
-        return np.concatenate(logits)
+        logits = np.concatenate(logits)
+        if unsound := (~np.isfinite(logits)).any(axis=1).sum():
+            raise UserError(
+                f"the network: what it says of {unsound} of {len(images)} images is infinite or no number: its weights "
+                "have run away; train it with a smaller --learning-rate"
+            )
+        return logits
 
     predict.compiled = logits_of
     return predict

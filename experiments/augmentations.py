@@ -35,6 +35,7 @@ if __name__ == "__main__":
 # %%
 from functools import partial
 
+import jax
 import numpy as np
 
 from cnn import appearance, augment, figures, geometry, images, progress, reports, runs, synthetic, training
@@ -75,8 +76,11 @@ def main(settings: Settings) -> Path:
     runs.write_json(folder / "config.json", description | runs.environment(device))
     shown, captions = [], []
     copies = np.stack([image] * 5)
-    for name, augmentation in ROWS.items():
-        variants = augment.compiled(augmentation)(training.keys_of(settings.seed).drawing, copies)
+    keys = jax.random.split(
+        training.keys_of(settings.seed).drawing, len(ROWS)
+    )  # else all rows would have the same luck
+    for key, (name, augmentation) in zip(keys, ROWS.items()):
+        variants = augment.compiled(augmentation)(key, copies)
         shown += [np.float32(image) / 255, *np.asarray(variants)]
         captions += [name, *[""] * len(variants)]
     path = folder / "augmentations.png"

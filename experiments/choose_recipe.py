@@ -172,7 +172,7 @@ def main(settings: Settings) -> dict:
     chosen = decide(scores)
     metrics = {"candidates": scores, "chosen": chosen}
     runs.write_json(folder / "metrics.json", metrics)
-    columns = ("candidate", "fold left out", "name", "group", "label", "probability")
+    columns = ("candidate", "fold left out", "name", "group", "label", f"probability of {data.classes[index]}")
     runs.write_csv(folder / "predictions.csv", columns, rows)
 
     table = Table(title=f"mean over {settings.folds} folds left out; in brackets the range", title_justify="left")

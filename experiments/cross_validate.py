@@ -246,7 +246,7 @@ def main(settings: Settings) -> dict:
         figures.reliability(folder / f"{name.replace(' ', '_')}_reliability.png", bins, title)
     draw_areas(folder / "auc.png", metrics["protocols"], len(data))
     runs.write_json(folder / "metrics.json", metrics)
-    columns = ("protocol", "method", "repeat", "name", "group", "label", "probability")
+    columns = ("protocol", "method", "repeat", "name", "group", "label", f"probability of {data.classes[index]}")
     runs.write_csv(folder / "predictions.csv", columns, rows)
     reports.print_files(console, folder)
     return metrics

@@ -201,6 +201,7 @@ def main(settings: Settings) -> dict:
     device, console = command_line.choose_device(settings.device), progress.terminal()
     print(command_line.first_line("leakage", device, str(settings.data)), flush=True)
     runs.check_new(settings.out)
+    recipe.check_size("seed", settings.image_size)
     with progress.bar(console, "reading images", 0) as advance:
         originals = slides.read_folder(
             settings.data, size=settings.drawing_size, group_pattern=settings.group_pattern, progress=advance
@@ -243,7 +244,11 @@ def main(settings: Settings) -> dict:
         ]
     metrics = {"splits": rows, "slides": len(originals), "copies_overwritten": lost}
     runs.write_json(folder / "metrics.json", metrics)
-    runs.write_csv(folder / "predictions.csv", ("split", "name", "group", "label", "probability"), written)
+    runs.write_csv(
+        folder / "predictions.csv",
+        ("split", "name", "group", "label", f"probability of {originals.classes[positive]}"),
+        written,
+    )
     figures.intervals(
         folder / "leakage.png",
         {"": {f"{name}\n{row['copy_in_training']} of {row['n']} seen": row["accuracy"] for name, row in rows.items()}},

@@ -2,7 +2,7 @@
 
     python -m experiments.predict RUN IMAGE...      RUN is the folder that a training wrote
 
-It prints one line an image. With --out it also writes them to a folder, as predictions.csv and as a picture.
+It prints one line an image. With --out it first writes them to a folder, as predictions.csv and as pictures.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from pathlib import Path
 from cnn import command_line
 
 SHOWN = 60  # images at most in one picture
+EMPTY = 0.98  # share of white in an image that shows next to no tissue
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,8 @@ class Settings(command_line.Common):
     """Folder that a training wrote."""
     images: command_line.Positional[tuple[Path, ...]]
     """Images (TIFF, JPEG, PNG), or folders of them."""
+    out: Path | None = None
+    """Folder to write predictions.csv and pictures to; must not exist yet. Default: nothing is written."""
     batch: int = 4
     """Images at a time."""
 
@@ -35,7 +38,7 @@ if __name__ == "__main__":
 import jax
 from rich.table import Table
 
-from cnn import figures, models, progress, reports, runs, slides, weights
+from cnn import baselines, figures, models, progress, reports, runs, slides, weights
 from cnn.errors import UserError
 
 
@@ -46,16 +49,22 @@ def main(settings: Settings) -> list[tuple[str, str, float]]:
         kind = config.get("experiment", "something else")
         raise UserError(f"{settings.run}: is a run of {kind}, which keeps no network; give the folder of a train run")
     device = command_line.choose_device(settings.device)
-    print(command_line.first_line("predict", device, f"{len(settings.images)} paths; network of {settings.run}"))
+    paths = ", ".join(map(str, settings.images[:3])) + (", ..." if len(settings.images) > 3 else "")
+    print(command_line.first_line("predict", device, f"{paths}; network of {settings.run}"))
     runs.check_new(settings.out)
-    described, positive = config["network"], config["positive"]
-    size, classes = tuple(described["image_size"]), tuple(described["classes"])
-    network = models.MODELS[described["model"]]((*size, 3), len(classes), key=jax.random.key(0))
+    try:
+        described, positive, views, reading = (config[name] for name in ("network", "positive", "views", "reading"))
+        size, classes = tuple(described["image_size"]), tuple(described["classes"])
+        make, index = models.MODELS[described["model"]], classes.index(positive)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(
+            f"{settings.run / 'config.json'}: is damaged, or of another version of this project; train again"
+        ) from None
+    network = make((*size, 3), len(classes), key=jax.random.key(0))
     parameters = weights.load_weights(settings.run / "weights.npz", network)
-    images, names = slides.read_unlabelled(settings.images, size=size, **config["reading"])
-    probabilities = reports.predict(network, parameters, images, settings.batch, views=config["views"])
+    images, names = slides.read_unlabelled(settings.images, size=size, **reading)
+    probabilities = reports.predict(network, parameters, images, settings.batch, views=views)
 
-    index = classes.index(positive)
     rows = [(name, classes[p.argmax()], float(p[index])) for name, p in zip(names, probabilities)]
     table = Table()
     for column in ("image", "class", f"probability of {positive}"):
@@ -63,10 +72,9 @@ def main(settings: Settings) -> list[tuple[str, str, float]]:
     for name, predicted, probability in rows:
         table.add_row(name, predicted, f"{probability:.3f}")
     console = progress.terminal()
-    console.print(table)
-    if settings.out:
+    if settings.out:  # before anything is shown, since who reads the first line only may close the pipe
         folder = runs.create_folder("predict", settings.out)
-        runs.write_csv(folder / "predictions.csv", ("name", "class", "probability"), rows)
+        runs.write_csv(folder / "predictions.csv", ("name", "class", f"probability of {positive}"), rows)
         captions = [
             f"{Path(name).name}\n{predicted}: {p.max():.0%}" for (name, predicted, _), p in zip(rows, probabilities)
         ]
@@ -74,7 +82,19 @@ def main(settings: Settings) -> list[tuple[str, str, float]]:
         title = f"{len(images)} images and what the network says{first}"
         figures.gallery(folder / "predictions.png", images[:SHOWN], captions[:SHOWN], title)
         reports.draw_attention(folder / "attention.png", network, parameters, images[:6], captions[:6])
+    console.print(table)
+    blank = [name for name, white in zip(names, baselines.share_of_white(images)) if white > EMPTY]
+    if blank:
+        more = f" and {len(blank) - 3} more" if len(blank) > 3 else ""
+        console.print(
+            f"note: at least {EMPTY:.0%} of {', '.join(blank[:3])}{more} is white: what is said of it means nothing",
+            style="yellow",
+            soft_wrap=True,
+        )
+    if settings.out:
         reports.print_files(console, folder)
+    else:
+        console.print("nothing was written; --out FOLDER keeps this table, and pictures", soft_wrap=True)
     return rows
 
 

@@ -51,7 +51,7 @@ if __name__ == "__main__":
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from cnn import augment, copies, evaluation, figures, fitting, models, progress, reports, runs, slides, training
+from cnn import augment, copies, evaluation, figures, fitting, models, progress, recipe, reports, runs, slides, training
 from cnn.optimizer import make_optimizer
 from cnn.slides import Slides
 
@@ -71,13 +71,15 @@ def leaky_split(data: Slides, seed: int) -> tuple[dict[str, np.ndarray], int]:
 
 def draw_leak(path: Path, data: Slides, parts: dict[str, np.ndarray], rows: int = 4, siblings: int = 5) -> Path:
     """Draws some test images, each beside copies of the same slide that the network is trained on."""
-    chosen, captions = [], []
-    for i in parts["test"][:rows]:
+    shown, captions, white = [], [], np.full_like(data.images[0], 255)
+    for i in parts["test"]:
         related = [j for j in parts["training"] if data.groups[j] == data.groups[i]][:siblings]
-        chosen += [i, *related]
-        captions += [f"in the test: a copy of\n{data.groups[i]}", *["in training"] * len(related)]
+        if related and len(shown) < rows * (siblings + 1):
+            missing = siblings - len(related)
+            shown += [data.images[i], *data.images[related], *[white] * missing]
+            captions += [f"in the test: a copy of\n{data.groups[i]}", *["in training"] * len(related), *[""] * missing]
     title = "The leak: test images (left) and siblings of theirs that the network is trained on"
-    return figures.gallery(path, data.images[np.array(chosen)], captions, title, columns=siblings + 1)
+    return figures.gallery(path, shown, captions, title, columns=siblings + 1)
 
 
 def verdict(metrics: dict, settings: Settings) -> str:
@@ -89,8 +91,9 @@ def verdict(metrics: dict, settings: Settings) -> str:
         "(in 2017: 885 of 1009, 87.7 %).\n"
         f"What is wrong with it: {metrics['test_images_with_sibling_in_training']} of {accuracy['n']} test images have "
         "a sibling in training, a turned and shifted copy of the same slide: the slides were multiplied first and "
-        "split afterwards. The network was not asked about new tissue: it had been shown each of these slides some "
-        f"{each} times. The interval is wrong too. It counts {accuracy['n']} images as if they were independent, but "
+        "split afterwards. The network was not asked about new tissue: of each slide there are some "
+        f"{each} copies, and it has been shown most of them. The interval is wrong too. It counts {accuracy['n']} "
+        "images as if they were independent, but "
         f"there are only {metrics['slides']} slides. For a figure that means something, split before augmenting:\n"
         f"python -m experiments.train --data {settings.data}"
     )
@@ -103,6 +106,7 @@ def main(settings: Settings) -> dict:
     print(command_line.first_line("reproduce_blog", device, str(settings.data)), flush=True)
 
     runs.check_new(settings.out)
+    recipe.check_size("seed", settings.image_size)
 
     # Step 1: the slides, squashed from 768 x 896 to 240 x 320.
     with progress.bar(console, "reading images", 0) as advance:

@@ -73,7 +73,7 @@ def test_the_figures_can_be_recomputed_from_the_predictions(run):
     metrics = json.loads((run / "metrics.json").read_text())
     for split, judged in metrics["splits"].items():
         chosen = [row for row in rows(run / "predictions.csv") if row["split"] == split]
-        right = sum((float(row["probability"]) > 0.5) == (row["label"] == "malignant") for row in chosen)
+        right = sum((float(row["probability of malignant"]) > 0.5) == (row["label"] == "malignant") for row in chosen)
         assert (judged["accuracy"]["k"], judged["accuracy"]["n"]) == (right, len(chosen))
         assert np.sum(judged["confusion_matrix"]) == judged["n"] == len(chosen)
 
@@ -114,7 +114,7 @@ def test_a_run_predicts_what_its_own_report_says(run, tmp_path):
     images.write_png(tmp_path / "image.png", data.images[7])
     (_, _, got) = predict.main(predict.Settings(run=run, images=(tmp_path / "image.png",)))[0]
     reported = next(row for row in rows(run / "predictions.csv") if row["name"] == data.names[7])
-    assert got == pytest.approx(float(reported["probability"]), rel=1e-4)
+    assert got == pytest.approx(float(reported["probability of malignant"]), rel=1e-4)
 
 
 def test_the_blog_is_reproduced_leak_and_all(folder, tmp_path, capsys):
@@ -131,10 +131,16 @@ def test_the_blog_is_reproduced_leak_and_all(folder, tmp_path, capsys):
     assert "split before augmenting" in text
 
 
-def test_augmentations_are_drawn(folder, tmp_path):
-    image = next((folder / "benign").iterdir())
+def test_augmentations_are_drawn_each_with_a_key_of_its_own(folder, tmp_path, monkeypatch):
+    image, keys, compiled = next((folder / "benign").iterdir()), [], augmentations.augment.compiled
+
+    def remember(augmentation):
+        return lambda key, copies: keys.append(str(key)) or compiled(augmentation)(key, copies)
+
+    monkeypatch.setattr(augmentations.augment, "compiled", remember)
     path = augmentations.main(augmentations.Settings(image=image, image_size=SIZE, out=tmp_path / "a"))
     assert images.read_image(path).std() > 10
+    assert len(set(keys)) == len(augmentations.ROWS), "else every row would turn and flip alike"
 
 
 def test_a_convolution_is_taken_four_ways_that_agree(tmp_path, capsys):
@@ -233,10 +239,14 @@ def test_a_run_that_keeps_no_network_cannot_predict_and_is_called_by_its_name(tm
     (tmp_path / "config.json").write_text('{"experiment": "cross_validate"}')
     with pytest.raises(UserError, match="is a run of cross_validate, which keeps no network; give the folder of a tr"):
         predict.main(predict.Settings(run=tmp_path, images=(tmp_path / "a.png",)))
+    for damaged, said in {'{"network": {}}': "is damaged, or of another version", "[]": "is damaged; give"}.items():
+        (tmp_path / "config.json").write_text(damaged)
+        with pytest.raises(UserError, match=rf"config\.json: {said}"):
+            predict.main(predict.Settings(run=tmp_path, images=(tmp_path / "a.png",)))
 
 
-def test_many_images_are_not_all_drawn_into_one_picture(run, tmp_path, monkeypatch):
-    image = np.full((24, 32, 3), 200, np.uint8)
+def test_many_images_are_not_all_drawn_into_one_picture_and_white_ones_are_told_of(run, tmp_path, monkeypatch, capsys):
+    image = np.full((24, 32, 3), 250, np.uint8)
     for i in range(5):
         images.write_png(tmp_path / f"{i}.png", image)
     drawn = {}
@@ -247,6 +257,7 @@ def test_many_images_are_not_all_drawn_into_one_picture(run, tmp_path, monkeypat
     said = predict.main(predict.Settings(run=run, images=(tmp_path,), out=tmp_path / "out"))
     assert (len(said), len(drawn["images"]), len(drawn["said"])) == (5, 3, 3)
     assert drawn["title"] == "5 images and what the network says, the first 3"
+    assert "2.png and 2 more is white: what is said of it means nothing" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_finished_run_goes_on_with_more_images_and_none_changes_its_part(folder, tmp_path, capsys):

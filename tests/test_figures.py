@@ -76,7 +76,7 @@ def test_attention_is_drawn_below_each_image_on_one_scale(tmp_path, texts):
     images = np.random.default_rng(0).integers(0, 255, (2, 12, 16, 3), np.uint8)
     shares = np.array([[[0.5, 1.5]], [[3.0, 0.0]]])
     size(figures.attention(tmp_path / "a.png", images, shares, ["first", "second"], "Where it looks"))
-    assert {"first", "second", "Where it looks", "times its equal share"} <= set(texts)
+    assert {"first", "second", "Where it looks", "times the mean weight"} <= set(texts)
 
 
 def test_the_scores_of_either_class_are_drawn(tmp_path, texts):

@@ -17,6 +17,7 @@ from experiments import choose_recipe, cross_validate, leakage
 
 ROOT = Path(__file__).parents[1]
 SIZE = (24, 32)
+PROBABILITY = "probability of malignant"  # the name of a column
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +143,7 @@ def test_no_image_has_a_say_in_the_choice_for_its_own_fold(folder, tmp_path, mon
     written = rows(tmp_path / "run" / "predictions.csv")
     for row in written:
         if row["candidate"] == "the recipe":
-            assert float(row["probability"]) == (0.9 if row["label"] == "malignant" else 0.2), "in its own place"
+            assert float(row[PROBABILITY]) == (0.9 if row["label"] == "malignant" else 0.2), "in its own place"
     outer = {(row["name"], row["fold left out"]) for row in written}
     assert len(outer) == 16 * 3, "each image is judged for the three folds that are not its own"
     assert "All 4 folds, each without looking at its own images, choose: the recipe." in capsys.readouterr().out
@@ -205,7 +206,7 @@ def test_every_image_is_judged_once_by_every_method(run):
         for method in methods:
             names = [row["name"] for row in predictions if (row["protocol"], row["method"]) == (protocol, method)]
             assert len(names) == len(set(names)) == 16
-    assert all(0 <= float(row["probability"]) <= 1 for row in predictions)
+    assert all(0 <= float(row[PROBABILITY]) <= 1 for row in predictions)
 
 
 def test_the_figures_can_be_recomputed_from_the_predictions(run):
@@ -213,9 +214,12 @@ def test_the_figures_can_be_recomputed_from_the_predictions(run):
     for protocol, found in json.loads((run / "metrics.json").read_text())["protocols"].items():
         for method, judged in found["methods"].items():
             chosen = [row for row in predictions if (row["protocol"], row["method"]) == (protocol, method)]
-            right = [(float(row["probability"]) > 0.5) == (row["label"] == "malignant") for row in chosen]
+            right = [(float(row[PROBABILITY]) > 0.5) == (row["label"] == "malignant") for row in chosen]
             assert (judged["accuracy"]["k"], judged["accuracy"]["n"]) == (sum(right), len(right))
-            p, y = (np.array([float(row["probability"]) for row in chosen]), [row["label"] for row in chosen])
+            p, y = (
+                np.array([float(row[PROBABILITY]) for row in chosen]),
+                [row["label"] for row in chosen],
+            )
             positive = np.array(y) == "malignant"
             pairs = p[positive][:, None] - p[~positive][None]
             assert judged["auc"]["value"] == pytest.approx(((pairs > 0) + 0.5 * (pairs == 0)).mean())

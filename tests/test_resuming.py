@@ -35,13 +35,21 @@ def begun(tmp_path: Path, **options) -> Path:
 
 
 def test_a_run_goes_on_with_its_own_settings_without_their_being_given_again(tmp_path):
-    folder = begun(tmp_path, epochs=7, data=Path("slides"), image_size=(24, 32), jobs=2)
+    (tmp_path / "slides").mkdir()
+    folder = begun(tmp_path, epochs=7, data=tmp_path / "slides", image_size=(24, 32), jobs=2)
     got = own_settings("train", Settings(resume=folder))
-    assert got == Settings(epochs=7, data=Path("slides"), image_size=(24, 32), resume=folder)
+    assert got == Settings(epochs=7, data=tmp_path / "slides", image_size=(24, 32), resume=folder)
     assert isinstance(got.data, Path)
     assert isinstance(got.image_size, tuple)
     assert got.jobs == 1, "how many processes, and where, is of the moment"
     assert own_settings("train", Settings(epochs=3)) == Settings(epochs=3)
+
+
+def test_images_that_are_not_where_they_were_are_asked_for(tmp_path):
+    folder = begun(tmp_path, data=Path("slides"))
+    with pytest.raises(UserError, match="was begun on slides, which is not there; say where, with --data"):
+        own_settings("train", Settings(resume=folder))
+    assert own_settings("train", Settings(resume=folder, data=tmp_path)).data == tmp_path
 
 
 def test_what_differs_is_listed_and_refused(tmp_path):
@@ -90,10 +98,10 @@ def test_other_images_are_refused_wherever_they_lie_and_the_same_are_taken_from_
 
 def test_a_run_of_another_experiment_is_refused(tmp_path):
     folder = begun(tmp_path)
-    with pytest.raises(UserError, match=r"^--resume: .* is a run of train, not of cross_validate$"):
+    with pytest.raises(UserError, match=r"^--resume: .* is a run of train, not of cross_validate; name one of these$"):
         own_settings("cross_validate", Settings(resume=folder))
     (folder / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"^--resume: .* is a run of something else, not of train$"):
+    with pytest.raises(UserError, match=r"^--resume: .* is a run of something else, not of train; name one of these$"):
         own_settings("train", Settings(resume=folder))
 
 

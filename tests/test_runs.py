@@ -9,6 +9,7 @@ import pytest
 
 from cnn.errors import UserError
 from cnn.runs import (
+    check_new,
     create_folder,
     environment,
     git_commit,
@@ -24,10 +25,13 @@ def test_a_folder_that_exists_is_never_written_to(tmp_path):
         create_folder("train", tmp_path / "a" / "b")
 
 
-def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path):
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot be made \(Not a directory\)"):
-        create_folder("train", tmp_path / "file" / "run")
+    with pytest.raises(UserError, match=f"^--out: .*run cannot be made, since {tmp_path / 'file'} is no folder; name"):
+        create_folder("train", tmp_path / "file" / "new" / "run")
+    monkeypatch.setattr("os.access", lambda folder, mode: False)
+    with pytest.raises(UserError, match=f"^--out: .*run cannot be made, since {tmp_path} may not be written to"):
+        check_new(tmp_path / "new" / "run")
 
 
 def test_without_out_the_folder_is_named_by_experiment_and_time(tmp_path, monkeypatch):

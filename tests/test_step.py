@@ -21,7 +21,8 @@ from cnn.store import Chosen
 from cnn.training import Epoch, Point
 from cnn.weights import named_arrays
 from tests.checkers import assert_equal_arrays
-from tests.test_training import bytes_of, copied, fade, pictures, run, tiny_network
+from tests.test_ends import copied
+from tests.test_training import bytes_of, fade, pictures, run, tiny_network
 
 # In bfloat16
 

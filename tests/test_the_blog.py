@@ -17,6 +17,7 @@ from cnn.copies import draw_copies
 from cnn.evaluation import judge, mistakes
 from cnn.optimizer import make_optimizer
 from cnn.slides import Slides
+from experiments import reproduce_blog
 from experiments.reproduce_blog import leaky_split
 
 #                 called BENIGN   called MALIGNANT
@@ -124,6 +125,21 @@ def test_every_test_image_has_its_source_in_training(seed):
 def test_without_copies_there_is_no_leak():
     parts, siblings = leaky_split(copies_of(58, 58), seed=0)
     assert (len(parts["test"]), siblings) == (12, 0)
+
+
+def test_the_picture_of_the_leak_shows_test_images_with_siblings_in_rows_of_one_length(tmp_path, monkeypatch):
+    pixels = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((2, 2, 3), np.uint8)
+    data = Slides(pixels, np.zeros(6, np.int32), tuple("xxyxzz"), tuple("abcdef"), ("benign", "malignant"))
+    shown = {}
+    monkeypatch.setattr(
+        reproduce_blog.figures, "gallery", lambda path, *what, columns: shown.update(what=what, columns=columns)
+    )
+    parts = {"test": np.array([2, 0, 4]), "training": np.array([1, 3, 5])}  # image 2 is the only one of its slide
+    reproduce_blog.draw_leak(tmp_path / "leak.png", data, parts, siblings=3)
+    images, captions, _ = shown["what"]
+    assert [int(image[0, 0, 0]) for image in images] == [0, 1, 3, 255, 4, 5, 255, 255]
+    assert captions[1:4] == ["in training", "in training", ""]
+    assert shown["columns"] == 4
 
 
 def test_one_slide_of_58_is_nearly_two_points_of_accuracy():

@@ -1,4 +1,4 @@
-"""Training: one compilation, the same weights from the same seed, and a run that goes on. Next: test_baselines.py.
+"""Training: one compilation, the same weights from the same seed, and a run that goes on. Next: test_ends.py.
 
 A step is worked out on paper first. Then the loop is held to what it promises: that filling up a batch changes nothing,
 that half a batch and another half are one, and that nothing but the seed decides.
@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from cnn import training
 from cnn.augment import batched, compose
-from cnn.errors import UserError
 from cnn.layers import Convolution, Dense, Dropout, Flatten, MaxPool, ReLU
 from cnn.loss import cross_entropy
 from cnn.network import Network
@@ -239,72 +238,6 @@ def test_of_many_images_the_members_alone_are_learned_from_and_each_as_often(at_
     assert sorted(seen) == sorted([(9, 1), (2, 0), (5, 1)] * 4)
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_says_when():
-    explodes = optax.sgd(lambda count: jnp.where(count < 3, 0.0, 1e30))  # from the first step of the second epoch
-    with pytest.raises(
-        UserError, match=r"^training: in step 5 the loss or a gradient is infinite or no number; try a sm"
-    ):
-        list(run(epochs=3, optimizer=explodes))
-
-
-@jax.custom_vjp
-def treacherous(inputs):
-    """The identity, in one direction; its gradient is NaN."""
-    return inputs
-
-
-treacherous.defvjp(lambda inputs: (inputs, None), lambda _, upstream: (upstream * jnp.nan,))
-
-
-def test_a_gradient_that_is_no_number_ends_the_run_though_the_loss_is_sound():
-    class Treacherous(ReLU):
-        def __call__(self, inputs, *, key=None):
-            return treacherous(inputs)
-
-    network = Network([*tiny_network().layers, Treacherous()])
-    with pytest.raises(UserError, match=r"^training: in step 1 the loss or a gradient is infinite"):
-        list(run(network))
-
-
-@pytest.mark.parametrize("small", [24, 25], ids=["a large kernel", "a small one"])  # of the dense layer's 24 numbers
-def test_a_gradient_that_is_no_number_in_a_single_kernel_is_enough(small, monkeypatch):
-    class Treacherous(Dense):
-        def __call__(self, inputs, *, key=None):
-            return inputs @ treacherous(self.kernel[...])
-
-    monkeypatch.setattr("cnn.step.SMALL", small)
-    network = Network([*tiny_network().layers[:-1], Treacherous(24, 1, key=jax.random.key(1))])
-    with pytest.raises(UserError, match=r"^training: in step 1 the loss or a gradient is infinite"):
-        list(run(network))
-
-
-# Going on
-
-
-def copied(point: training.Point) -> training.Point:
-    """A point that later steps leave alone."""
-    return point._replace(state=jax.tree.map(jnp.copy, point.state))
-
-
-def test_a_run_that_is_taken_up_anywhere_ends_with_the_same_bytes():
-    step = make_step(nnx.graphdef(tiny_network(0.3)), make_optimizer(1), fade)  # compiled once for all
-    events, points = [], []
-    for event in run(epochs=3, step=step, pause=lambda: True):
-        events.append(event)
-        points.append(copied(event.point if isinstance(event, training.Epoch) else event))
-    whole = [event for event in events if isinstance(event, training.Epoch)]
-    assert [point.step for point in points] == list(range(1, 3 * 3 + 1)), "after each of 3 steps of 3 epochs"
-    assert [len(point.sums) for point in points] == [1, 2, 0] * 3
-    for point in points[:-1]:
-        rest = list(run(epochs=3, step=step, start=copied(point)))
-        assert [epoch.number for epoch in rest] == list(range(point.step // 3 + 1, 4))
-        assert bytes_of(rest[-1].parameters) == bytes_of(whole[-1].parameters), f"taken up after step {point.step}"
-        for got, want in zip(jax.tree.leaves(rest[-1].point.state), jax.tree.leaves(whole[-1].point.state)):
-            assert np.array_equal(got, want), "Adam's memory differs"
-        assert [epoch[:5] for epoch in rest] == [epoch[:5] for epoch in whole[-len(rest) :]]
-    assert list(run(epochs=3, step=step, start=points[-1])) == [], "a run at its end has nothing left to do"
-
-
 def test_the_keys_of_a_seed_are_three_and_every_seed_has_its_own():
     keys = [tuple(jax.random.key_data(key).tolist()) for seed in (0, 1) for key in training.keys_of(seed)]
     assert len(set(keys)) == 6
@@ -323,12 +256,3 @@ def test_logits_are_judged_by_mean_loss_and_accuracy():
     loss, accuracy = training.judge_logits(np.array([[0.0], [2.0], [0.0]]), np.array([0, 1, 1]))
     assert loss == pytest.approx((math.log(2) + math.log(1 + math.exp(-2)) + math.log(2)) / 3)
     assert accuracy == pytest.approx(2 / 3)
-
-
-def test_early_stopping_keeps_the_best_epoch_and_waits_as_long_as_it_was_told():
-    stopping, answers = training.EarlyStopping(patience=2), []
-    for number, loss in enumerate([0.9, 0.5, 0.6, 0.5, 0.4, 0.4], start=1):
-        epoch = training.Epoch(number, 0.1, 0.9, loss, 0.9, 1.0, None, None)
-        answers.append((stopping.finished(epoch), stopping.best.number))
-    # an equal loss is no better; a lower one starts the waiting anew
-    assert answers == [(False, 1), (False, 2), (False, 2), (True, 2), (False, 5), (False, 5)]

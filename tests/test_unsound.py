@@ -11,7 +11,8 @@ from cnn.errors import UserError
 from cnn.layers import Dropout, ReLU
 from cnn.network import Network
 from cnn.unsound import first_unsound
-from tests.test_training import run, tiny_network, treacherous
+from tests.test_ends import treacherous
+from tests.test_training import run, tiny_network
 
 KEY = jax.random.key(0)
 IMAGES = jnp.full((2, 6, 8, 3), 0.5)
