@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
+from itertools import groupby
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -155,11 +156,11 @@ def mistake_in(box: str) -> str:
     'Unrecognized options: slides'
     """
     lines = [line.strip("│ ") for line in box.splitlines()[1:]]  # without its title
-    ruled = [i for i, line in enumerate(lines) if line and set(line) <= {"─", "-"}]  # by dashes, on a plain terminal
-    first, last = ([i for i in ruled if not i] or [-1])[0] + 1, ([i for i in ruled if i] or [len(lines)])[0]
-    text, helped = " ".join(lines[first:last]), " ".join(lines[last:])
+    # on a plain terminal its frame is of dashes
+    ruled = groupby(lines, lambda line: bool(line) and set(line) <= {"─", "-"})
+    text, *others = [" ".join(some) for is_rule, some in ruled if not is_rule] or [""]
     if option := re.match(r"Error parsing (--[\w-]+): ", text):
-        wants = re.search(rf"helptext: +{option[1]} (\S+( [A-Z]+\}})?)", helped)
+        wants = re.search(rf"helptext: +{option[1]} (\S+( [A-Z]+\}})?)", " ".join(others))
         got = re.search(r"from \[(.*?)\]|: ('.*')$", text)
         if wants and got:
             return f"{option[1]}: got {got[1] or got[2]}, wants {wants[1].removeprefix('{None}|').strip('{}')}"

@@ -62,3 +62,9 @@ def test_a_weak_penalty_follows_the_data_further():
 def test_the_rate_of_a_group_by_hand():
     groups, labels = np.array(["a", "a", "b", "b"]), np.array([1, 1, 0, 1])
     assert group_rate(groups, labels, np.array(["a", "b", "c"])).tolist() == [1.0, 0.5, 0.75]
+
+
+def test_the_unit_of_a_feature_does_not_matter():
+    features, labels, new = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([0, 0, 1, 1]), np.array([[2.5]])
+    want = regress(features, labels, new, strength=1.0)
+    assert regress(features / 1000, labels, new / 1000, strength=1.0) == pytest.approx(want, rel=1e-4)

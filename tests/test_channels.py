@@ -7,6 +7,7 @@ import pytest
 
 from cnn.channels import add_bias, sum_of_channels
 from cnn.errors import ShapeError
+from cnn.layers import Bias
 from tests.checkers import assert_equal_arrays, assert_gradient
 from tests.test_convolution import noise
 
@@ -42,3 +43,10 @@ def test_there_is_one_bias_a_channel():
         ShapeError, match=r"bias: got inputs of shape \(1, 2, 3, 4\), wants \(batch, height, width, 3\)"
     ):
         add_bias(jnp.zeros((1, 2, 3, 4)), jnp.zeros(3))
+
+
+def test_a_bias_of_its_own_starts_at_0_and_is_added():
+    layer, images = Bias(2), noise(1, 2, 3, 2)
+    assert np.array_equal(layer(images), images)
+    layer.bias[...] = jnp.array([0.5, -1.0])
+    assert_equal_arrays(layer(images), images + np.array([0.5, -1.0], np.float32), "added")

@@ -60,13 +60,43 @@ def test_a_perfect_method_is_not_said_to_be_perfect_for_sure():
     assert perfect["auc"]["high"] == perfect["auc"]["high_groups"] == perfect["accuracy"]["high"] == 1
 
 
-def test_the_tables_say_counts_intervals_and_p(summary):
+def printed(found: dict) -> str:
+    """What a wide terminal shows."""
     console = Console(width=150, record=True, file=io.StringIO())
-    for table in tables("one group out", summary):
+    for table in tables("one group out", found):
         console.print(table)
-    text = console.export_text()
+    return console.export_text()
+
+
+def test_the_tables_say_counts_intervals_and_p(summary):
+    text = printed(summary)
     accuracy = summary["methods"]["good"]["accuracy"]
     assert f"{accuracy['k']}/60 = {accuracy['value']:.3f}" in text
     assert f"[{accuracy['low']:.3f}, {accuracy['high']:.3f}]" in text
     assert f"{summary['ahead']['bad']['p']:.4f}" in text
     assert "AUC of the good minus AUC of" in text
+
+
+def test_groups_that_are_all_right_or_all_wrong_say_less_and_the_table_says_so():
+    groups, positive = tuple(np.repeat(list("abcdefghij"), 6)), np.tile([True, False], 30)
+    said = np.where(np.repeat([1] * 8 + [0] * 2, 6), positive, ~positive).astype(float)
+    found = summarize({"m": said[None]}, positive, groups, "m", ())
+    for name in ("accuracy", "auc"):  # ten answers, not sixty
+        one = found["methods"]["m"][name]
+        assert (one["high_groups"] - one["low_groups"]) / (one["high"] - one["low"]) == pytest.approx(6**0.5, rel=0.2)
+    accuracy = found["methods"]["m"]["accuracy"]
+    assert f"[{accuracy['low_groups']:.3f}, {accuracy['high_groups']:.3f}]" in printed(found)
+
+
+def test_the_p_does_not_depend_on_the_scale_of_the_scores():
+    rng, positive = np.random.default_rng(0), np.arange(20) < 10
+    a, b = np.clip(rng.normal(0.4 + 0.2 * positive, 0.2, (2, 20)), 0, 1), rng.random((2, 20))
+    images = tuple(map(str, range(20)))
+    p, again = (summarize({"a": a, "b": s}, positive, images, "a", ("b",))["ahead"]["b"]["p"] for s in (b, b / 10))
+    assert 0.001 < p == again < 1
+
+
+def test_one_half_is_not_called_positive():
+    truth = np.array([True, False, False, False])
+    found = summarize({"a": np.full((1, 4), 0.5)}, truth, tuple("wxyz"), "a", ())
+    assert found["methods"]["a"]["accuracy"]["k"] == 3

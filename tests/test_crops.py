@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn import appearance
 from cnn.augment import AUGMENTATIONS, batched, compose
 from cnn.errors import ShapeError
 from cnn.geometry import random_crop, random_flip_horizontal, random_flip_vertical, random_transpose
@@ -65,3 +66,21 @@ def test_the_named_augmentation_cuts_squares_of_128_and_changes_the_stain():
     assert (jnp.ptp(squares, axis=(1, 2)) < 1e-6).all(), "one stain for all of an image"
     assert jnp.abs(squares[0, 0, 0] - squares[1, 0, 0]).max() > 1e-3, "each image its own"
     assert (jnp.abs(squares[:, 0, 0] - 0.5).max(axis=1) > 1e-3).all()
+
+
+def test_squares_are_laid_in_eight_ways_and_stained_by_up_to_half_more_or_less(monkeypatch):
+    squares, stains, two = [], [], jnp.array([[1.0] * 3, [2.0] * 3])  # amounts of 1 and 2 of each stain
+    monkeypatch.setattr(appearance, "separate_stains", lambda image: squares.append(image) or two)
+    monkeypatch.setattr(appearance, "combine_stains", lambda amounts: stains.append(amounts) or squares.pop())
+
+    def one(key):
+        return AUGMENTATIONS["crop"](key, jnp.arange(4.0).reshape(2, 2, 1)).ravel(), stains.pop()
+
+    laid, amounts = map(np.asarray, jax.jit(jax.vmap(one))(keys(400)))
+    ways, counts = np.unique(laid, axis=0, return_counts=True)
+    assert len(ways) == 8
+    assert 24 < counts.min() < counts.max() < 76  # 50, and 4 standard deviations of 6.6
+    scale = amounts[:, 1] - amounts[:, 0]
+    for values, limit in ((scale - 1, 0.5), (amounts[:, 0] - scale, 0.05)):
+        assert 0.9 * limit < values.max() < 1.001 * limit
+        assert -1.001 * limit < values.min() < -0.9 * limit

@@ -73,3 +73,10 @@ def test_more_folds_than_there_are_images_or_groups_is_refused():
         group_folds(LABELS, GROUPS, 4, 0)
     with pytest.raises(UserError, match=r"^folds: there is only 1 of the groups of a class, and without it"):
         one_group_out(LABELS, ("a",) * 4 + ("b",) * 4)
+
+
+def test_folds_of_groups_hold_the_classes_alike_and_the_seed_decides_the_cut():
+    labels, groups = np.repeat([0, 1], 12), tuple(np.repeat(list("abcdefgh"), 3))
+    cuts = [group_folds(labels, groups, 2, seed) for seed in range(10)]
+    assert all(np.bincount(labels[fold.test]).tolist() == [6, 6] for cut in cuts for fold in cut)
+    assert len({str([fold.test.tolist() for fold in cut]) for cut in cuts}) > 2

@@ -226,3 +226,10 @@ def test_where_jax_computes_on_a_gpu_the_layers_call_its_convolution(monkeypatch
     there = str(jax.make_jaxpr(lambda *both: convolve(*both, 1, 1))(images, kernel))
     assert there.count("conv_general_dilated") == 1
     assert_equal_arrays(convolve(images, kernel, 1, 1), here, "the same sums", rtol=1e-5, atol=1e-5)
+
+
+def test_in_bfloat16_both_gradients_by_tiles_are_bfloat16(monkeypatch):
+    monkeypatch.setattr(gpu_convolution, "pays", lambda images, *others, for_gradient=False: True)
+    images, kernel = (jnp.asarray(noise(*shape), jnp.bfloat16) for shape in ((2, 8, 9, 3), (3, 4, 3, 5)))
+    out, pull = jax.vjp(lambda *both: convolve_on_gpu(*both, (1, 1), ((0, 0), (0, 0))), images, kernel)
+    assert [one.dtype for one in pull(jnp.ones_like(out))] == [jnp.bfloat16] * 2

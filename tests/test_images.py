@@ -1,4 +1,4 @@
-"""Images: whatever a scanner wrote becomes an array, or an error that says what to do. Next: test_cache.py."""
+"""Images: whatever a scanner wrote becomes an array, or an error that says what to do. Next: test_deep_images.py."""
 
 import contextlib
 import io

@@ -46,3 +46,8 @@ def test_the_fans_of_a_convolution_and_of_a_dense_layer_by_hand():
 
 def test_a_kernel_can_be_described_without_being_drawn():
     assert jax.eval_shape(lambda key: glorot_uniform(key, (3, 3, 2, 4)), KEY).shape == (3, 3, 2, 4)
+
+
+@pytest.mark.parametrize("start", [glorot_uniform, he_normal])
+def test_a_kernel_is_of_the_type_asked_for(start):
+    assert start(KEY, (3, 4), jnp.bfloat16).dtype == jnp.bfloat16

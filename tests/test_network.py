@@ -50,3 +50,9 @@ def test_one_convolution_gets_the_whole_batch_and_two_get_parts(monkeypatch):
         seen.clear()
         Network(layers)(images, parts=2)
         assert seen == want
+
+
+def test_a_dropout_draws_for_the_whole_batch_though_the_layers_before_it_saw_parts():
+    layers = [Convolution(3, 4, key=KEYS[0]), Convolution(4, 2, key=KEYS[1]), Dropout(0.5)]
+    whole, cut = (Network(layers)(noise(4, 6, 6, 3), key=KEYS[2], parts=parts) for parts in (1, 4))
+    assert_equal_arrays(cut, whole, "dropped", atol=1e-5)

@@ -114,3 +114,8 @@ def test_a_running_mean_forgets_a_tenth_at_each_batch():
     for _ in range(50):
         value = running(value, jnp.array(1.0))
     assert value.item() == pytest.approx(1 - 0.9**50, rel=1e-5)
+
+
+def test_a_thousandth_is_added_to_the_variance():
+    images = jnp.array([-1.0, 1.0]).reshape(2, 1, 1, 1) * np.sqrt(0.001)
+    assert_equal_arrays(batch_norm(images, ONE, ZERO)[0].ravel(), [-np.sqrt(0.5), np.sqrt(0.5)], "variance 0.001")

@@ -10,8 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cnn.appearance import random_blur
+from cnn.augment import batched, compiled, named
 from cnn.geometry import Places, compiled_affine, look, places, random_affine, shift
 from tests.checkers import assert_equal_arrays
+
+BYTES = np.random.default_rng(1).integers(0, 256, (4, 6, 7, 3), np.uint8)
 
 
 def test_places_by_hand():
@@ -54,3 +58,19 @@ def test_a_batch_in_two_programs_is_what_its_images_are_in_one(sampling, fill):
         batch = batch / np.float32(255) if light else batch
         one_by_one = np.stack([alone(key, image) for key, image in zip(keys, batch)])
         assert_equal_arrays(draw(keys, batch), one_by_one, f"{shape}, {batch.dtype}", atol=3e-5)
+
+
+SOME = ({}, {"max_degrees": 30.0}, {"max_shift": 0.2}, {"max_shear": 10.0}, {"max_zoom": 1.3})
+
+
+@pytest.mark.parametrize("part", [random_blur, *(partial(random_affine, **options) for options in SOME)], ids=str)
+def test_with_few_options_and_on_bytes_the_programs_give_what_they_give_in_one(part):
+    want = jax.jit(batched(part))(jax.random.key(0), BYTES / np.float32(255))
+    assert_equal_arrays(compiled(part)(jax.random.key(0), BYTES), want, str(part), atol=3e-5)
+
+
+def test_on_a_gpu_the_parts_are_one_program_with_the_same_result(monkeypatch):
+    here = compiled(named("default"))(jax.random.key(5), BYTES)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    there = compiled.__wrapped__(named("default"))(jax.random.key(5), BYTES)  # not those that are kept
+    assert_equal_arrays(there, here, "one program", atol=3e-5)

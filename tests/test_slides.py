@@ -235,6 +235,35 @@ def test_images_without_labels_come_from_files_and_folders_in_order(tmp_path, mo
             read_unlabelled(paths, **options)
 
 
+def test_images_are_fitted_and_filtered_as_asked_with_labels_or_without(tmp_path):
+    for i, name in enumerate(("a/1.png", "b/2.png")):
+        (tmp_path / name).parent.mkdir()
+        write_png(tmp_path / name, grey([*ROWS]) + np.uint8(i))
+    padded = {"size": (4, 4), "fit": "pad", "filter": "box"}, [[255] * 4, *ROWS, [255] * 4]
+    squashed = {"size": (1, 4), "fit": "squash", "filter": "nearest"}, [ROWS[1]]
+    for options, want in (padded, squashed):
+        for image in (read_folder(tmp_path, **options).images[0], read_unlabelled([tmp_path / "a"], **options)[0][0]):
+            np.testing.assert_array_equal(image, grey(want))
+    assert resize(grey([[0, 100]]), (1, 4))[0, :, 0].tolist() == [0, 25, 75, 100], "bilinear unless told otherwise"
+
+
+def test_ucsb_names_in_sub_folders_tell_their_group_too_whatever_their_case(tmp_path):
+    names = ("b/ytma1_010203_benign1_ccd.png", "m/YTMA1_010203_malignant1_ccd.png", "m/x.png")
+    assert read(folder(tmp_path, *names)).groups == ("ytma1_010203", "ytma1_010203", "m/x.png")
+
+
+@pytest.mark.parametrize("part", ["train", "training", "val", "valid", "validation", "test", "testing"])
+def test_parts_of_a_split_are_no_classes(tmp_path, part):
+    with pytest.raises(UserError, match="are parts of a split"):
+        read(folder(tmp_path, f"{part}/1.png", "Test/2.png", "TRAIN/3.png"))
+
+
+def test_pictures_that_differ_in_shape_alone_are_no_copies_and_what_a_system_adds_is_no_image(tmp_path):
+    folder(tmp_path, "a/1.png", "b/2.png", "a/@eaDir/1.png/THUMB.png", "__MACOSX/a/3.png")
+    write_png(tmp_path / "b/3.png", grey([[1], [1]]))  # a/1.png is one row of two such pixels
+    assert read(tmp_path).names == ("a/1.png", "b/2.png", "b/3.png")
+
+
 def drawn(labels: str, groups: str) -> Slides:
     """One image a letter: its class and its group."""
     classes = tuple(sorted(set(labels)))
@@ -247,5 +276,6 @@ def test_the_digest_changes_with_every_part_of_the_data():
     one = drawn("aabb", "xyzz")
     others = [drawn("abbb", "xyzz"), drawn("aacc", "xyzz"), drawn("aabb", "xyyz"), one.subset(np.array([1, 0, 2, 3]))]
     others.append(Slides(one.images[:, ::-1], one.labels, one.groups, one.names, one.classes))
+    others.append(Slides(one.images, one.labels, one.groups, tuple("pqrs"), one.classes))
     assert source_digest(one) == source_digest(drawn("aabb", "xyzz"))
-    assert len({source_digest(other) for other in (one, *others)}) == 6
+    assert len({source_digest(other) for other in (one, *others)}) == 7

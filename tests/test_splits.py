@@ -112,3 +112,8 @@ def test_a_group_in_two_parts_is_a_defect_and_stops_the_run(monkeypatch):
     monkeypatch.setattr(splits, "_cut", lambda rest, *_: (rest, rest))
     with pytest.raises(AssertionError, match="a group is in two parts of a split"):
         split_by_group(TEN, seed=0)
+
+
+def test_a_small_part_is_as_small_as_asked():
+    parts = split_by_image(drawn("ab" * 100, "x" * 200), test=0.05, validation=0.05, seed=0)
+    assert [len(part) for part in parts.values()] == [180, 10, 10]

@@ -12,7 +12,7 @@ import pytest
 
 from cnn.dyes import STAINS
 from cnn.errors import ShapeError
-from cnn.stains import DARKEST, FAINT, WHITE, combine_stains, relative_stains, separate_stains
+from cnn.stains import DARKEST, FAINT, WHITE, as_light, combine_stains, relative_stains, separate_stains
 from tests.checkers import assert_equal_arrays, assert_gradient
 
 
@@ -134,3 +134,18 @@ def test_the_gradient_of_the_light_by_the_amounts(float64):
     by_hand = -(upstream * light * (light < 1)) @ STAINS.T
     assert_equal_arrays(jax.grad(total)(jnp.asarray(amounts)), by_hand, "by hand", rtol=1e-8)
     assert_gradient(by_hand, total, amounts, "light by amounts")
+
+
+@pytest.mark.parametrize(("value", "tissue"), [(WHITE, 1), (WHITE + 1, 0)])
+def test_a_pixel_of_200_is_tissue_and_one_of_201_is_glass_in_bytes_and_in_light(value, tissue):
+    for image in (jnp.full((1, 1, 3), value / 255), as_light(jnp.full((1, 1, 3), value, jnp.uint8))):
+        amounts = separate_stains(image)
+        want = amounts / jnp.sqrt(tissue * amounts**2 / (tissue + 1) + 0.05**2)
+        assert_equal_arrays(relative_stains(image), want, f"{value}", rtol=1e-4)
+
+
+def test_each_stain_is_measured_against_itself_alone():
+    light = combine_stains(jnp.array([[[0.6, 0.3, 0.0], [0.8, 0.4, 0.0]]]))
+    got = relative_stains(light)[0]
+    assert_equal_arrays(got[:, 0], np.array([0.6, 0.8]) / math.sqrt(1 / 3 + 0.05**2), "haematoxylin", atol=1e-5)
+    assert_equal_arrays(got[:, 1], np.array([0.3, 0.4]) / math.sqrt(0.25 / 3 + 0.05**2), "eosin", atol=1e-5)

@@ -94,3 +94,11 @@ def test_a_folder_is_read_alike_into_memory_and_into_a_file(monkeypatch, tmp_pat
     assert isinstance(data.images, np.memmap) == (most == 0)
     assert data.images[:, 0, 0, 0].tolist() == [10, 20, 30, 40]
     assert slides.source_digest(data) == slides.source_digest(data.subset(np.arange(4)))
+
+
+def test_the_file_is_made_in_the_folder_and_all_of_its_room_is_taken_at_once(tmp_path, monkeypatch):
+    folders, taken, make = [], [], tempfile.TemporaryFile
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: folders.append(dir) or make(dir=dir))
+    monkeypatch.setattr(os, "posix_fallocate", lambda file, *room: taken.append(room), raising=False)
+    room_for(10, (4, 5), tmp_path, most=0)
+    assert (folders, taken) == ([tmp_path], [(0, 10 * 4 * 5 * 3)])

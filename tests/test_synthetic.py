@@ -254,3 +254,20 @@ def test_noise_has_mean_0_and_deviation_1_and_repeats_after_48():
     assert np.abs(again - fields).max() < 1e-4
     assert 0.3 < (fields[:, 2:] * fields[:, :-2]).mean() < 0.8, "not smooth over a length of 1"
     assert abs((fields[:, 8:] * fields[:, :-8]).mean()) < 0.1, "smooth over a length of 4"
+
+
+def test_a_group_has_one_stain_and_every_seed_others(monkeypatch):
+    stains, asked, draw, generator = [], [], tissue.draw_stain, tissue._generator
+    monkeypatch.setattr(tissue, "draw_stain", lambda rng: stains.append(draw(rng)) or stains[-1])
+    monkeypatch.setattr(tissue, "_generator", lambda *purpose: asked.append(purpose) or generator(*purpose))
+    for number, seed in ((0, 0), (5, 0), (0, 1)):
+        tissue.draw_image(number, seed=seed, size=(16, 16), groups=1)
+    assert np.array_equal(stains[0][0], stains[1][0])
+    assert not np.array_equal(stains[0][0], stains[2][0])
+    assert len(set(asked)) == 9 - 1, "three purposes an image, each with numbers of its own but for the group's stain"
+
+
+def test_a_camera_adds_noise_to_bare_glass():
+    look = tissue.Look(0.1, 0.15, np.zeros((2, 3)), 0.9)
+    image = tissue.draw_one(0, np.random.default_rng(0), (120, 160), look)
+    assert image.astype(float).std() == pytest.approx(2.02, abs=0.1)

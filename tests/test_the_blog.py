@@ -188,6 +188,28 @@ def test_drawn_copies_overwrite_each_other_and_the_lost_ones_are_counted():
         assert len({data.images[i].tobytes() for i in siblings}) > 0.9 * len(siblings), "each copy is another variant"
 
 
+def noisy(different: int) -> Slides:
+    """Two slides of noise, one of each class; the same noise if `different` is 1."""
+    pixels = np.random.default_rng(0).integers(0, 256, (different, 16, 16, 3), np.uint8)
+    return Slides(np.resize(pixels, (2, 16, 16, 3)), np.array([0, 1], np.int32), *[("a", "b")] * 2, ("x", "y"))
+
+
+def test_a_copy_has_been_a_jpeg_and_its_slide_has_not(monkeypatch):
+    encode, seen = images.encode_jpeg, []
+    monkeypatch.setattr(images, "encode_jpeg", lambda image: seen.append(1) or encode(np.full_like(image, 7)))
+    data, _ = draw_copies(noisy(2), each=3, size=(4, 4), seed=0, batch=4)
+    assert [bool((image == 7).all()) for image in data.images] == [True] * 6 + [False] * 2
+    assert len(seen) == 6
+
+
+def test_every_seed_and_every_class_draws_other_copies():
+    one, other = (draw_copies(noisy(2), each=3, size=(16, 16), seed=seed, batch=4)[0] for seed in (0, 1))
+    assert one.names != other.names
+    assert not np.array_equal(one.images[0], other.images[0])
+    alike, _ = draw_copies(noisy(1), each=3, size=(16, 16), seed=0, batch=4)
+    assert len({image.tobytes() for image in alike.images}) == 2 * 3 + 1, "turned otherwise in each class"
+
+
 def test_copies_of_each_of_three_classes_are_drawn_from_its_own_slides_and_as_bright():
     grey = np.array([60, 120, 180], np.uint8)  # one a class, so that a copy tells where it is from
     pixels = np.broadcast_to(grey[[0, 1, 1, 2]][:, None, None, None], (4, 80, 80, 3)).copy()

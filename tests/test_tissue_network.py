@@ -11,7 +11,7 @@ from cnn import models
 from cnn.attention import attention_pool, attention_weights
 from cnn.augment import named
 from cnn.errors import ShapeError
-from cnn.layers import AttentionPool, BatchNorm, Dropout, GlobalAveragePool, LayerNorm, SeparateStains
+from cnn.layers import AttentionPool, BatchNorm, Convolution, Dropout, GlobalAveragePool, LayerNorm, SeparateStains
 from cnn.network import Network
 from cnn.normalization import EPSILON, layer_norm
 from cnn.stains import combine_stains, relative_stains, separate_stains
@@ -140,3 +140,50 @@ def test_dropout_of_the_last_features_is_the_only_chance_in_it(network):
     first, second, other = (answer(jax.random.key(seed)) for seed in (1, 1, 2))
     assert np.array_equal(first, second)
     assert not np.array_equal(first, other)
+
+
+def test_norms_scale_and_shift_in_training_and_in_use():
+    batch, layer = BatchNorm(1), LayerNorm(1)
+    for norm in (batch, layer):
+        norm.scale[...], norm.shift[...] = jnp.array([2.0]), jnp.array([10.0])
+    want = 10 + 2 * np.array([-2, -1, 0, 3]) / np.sqrt(3.5 + 0.001)
+    assert_equal_arrays(batch(IMAGES, key=KEY).ravel(), want, "in training")
+    batch.mean[...], batch.variance[...] = jnp.array([3.0]), jnp.array([3.5])
+    assert_equal_arrays(batch(IMAGES).ravel(), want, "in use")
+    one, other = 1 / np.sqrt(0.251), 3 / np.sqrt(2.251)  # 1, 2 and 3, 6: twice half of 1 and of 3
+    assert_equal_arrays(layer(IMAGES).ravel(), [10 - one, 10 + one, 10 - other, 10 + other], "layer norm")
+
+
+def test_the_network_for_few_slides_has_88161_parameters_and_starts_he_normal(network):
+    kernels = [36 * 16, 9 * 16 * 32, 9 * 32 * 48, 9 * 48 * 64, 9 * 64 * 64]
+    norms, attention, dense = 2 * (16 + 32 + 48 + 64 + 64), 2 * 64 * 32 + 32, 64 + 1
+    rows = models.table(network, (32, 48, 3))
+    assert sum(row.parameters for row in rows) == sum(kernels) + norms + attention + dense == 88161
+    for layer in network.layers:
+        if isinstance(layer, Convolution):
+            deviation = np.sqrt(2 / np.prod(layer.kernel.shape[:3]))
+            assert layer.kernel[...].std() == pytest.approx(deviation, rel=0.08)
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"), [("tissue", 1), ("tissue-haematoxylin", 1), ("tissue-stains", 3), ("tissue-colours", 3)]
+)
+def test_every_variant_has_a_logit_a_class_and_sees_what_it_is_named_for(name, seen):
+    network = models.MODELS[name]((32, 48, 3), 3, key=KEY)
+    assert models.table(network, (32, 48, 3))[-1].shape == (3,)
+    assert next(layer for layer in network.layers if isinstance(layer, Convolution)).kernel.shape[2] == seen
+
+
+def test_attention_starts_with_three_arrays_of_its_own_glorot_uniform():
+    layer = AttentionPool(64, key=KEY)
+    for array, shape, ends in ((layer.content, (64, 32), 96), (layer.gate, (64, 32), 96), (layer.score, (32,), 33)):
+        limit = np.sqrt(6 / ends)
+        assert array.shape == shape
+        assert 0.9 * limit < np.abs(array[...]).max() <= limit
+    assert (layer.content[...] != layer.gate[...]).all()
+
+
+@pytest.mark.parametrize("number", [0, 4])
+def test_other_than_three_stains_are_refused(number):
+    with pytest.raises(ShapeError, match=f"number = {number}"):
+        SeparateStains(number)

@@ -76,6 +76,17 @@ def test_the_interval_is_the_one_of_scipy():
     assert ours["high"] == pytest.approx(theirs.high, abs=0.026)
 
 
+def test_the_interval_holds_the_middle_95_of_100_resamples(monkeypatch):
+    monkeypatch.setattr(uncertainty, "resamples", lambda *_: np.arange(1001.0)[:, None] / 1000)
+    got = bootstrap(lambda weights: weights[:, 0], 1)
+    assert (got["low"], got["high"]) == (pytest.approx(0.025), pytest.approx(0.975))
+
+
+def test_resamples_of_one_class_are_left_out_of_the_interval():
+    got = bootstrap(auc(POSITIVE, SCORES), 5)  # 0.6^5 + 0.4^5: a resample in eleven has one class only
+    assert 0 <= got["low"] < 5 / 6 < got["high"] == 1
+
+
 def test_images_that_come_in_groups_say_less():
     # ten groups of six, all right or all wrong: ten answers, not sixty
     correct, groups = np.repeat([1, 1, 1, 1, 1, 1, 1, 1, 0, 0], 6), tuple(np.repeat(list("abcdefghij"), 6))
@@ -115,6 +126,23 @@ def test_equal_classifiers_differ_by_chance_and_unequal_ones_do_not():
     assert paired_permutation(np.mean, right[0], right[1], draws=500) > 0.05
     worse = right[0] & (rng.random(200) < 0.8)
     assert paired_permutation(np.mean, right[0], worse, draws=500) < 0.01
+
+
+def test_the_repeats_of_an_image_are_exchanged_together():
+    # five repeats of an answer are one answer: exchanged one by one, they would make p far too small
+    rng = np.random.default_rng(0)
+    right = rng.random(40) < 0.8
+    worse = right & (rng.random(40) < 0.9)
+    once = paired_permutation(np.mean, right, worse, draws=300)
+    five = [np.tile(answers, (5, 1)) for answers in (right, worse)]
+    assert paired_permutation(np.mean, *five, draws=300) == once > 0.01
+
+
+def test_it_does_not_matter_which_of_the_two_is_the_better():
+    right = np.arange(40) % 5 > 0
+    worse = right & (np.arange(40) % 7 > 0)
+    p, exchanged = (paired_permutation(np.mean, *two, draws=300) for two in ((worse, right), (right, worse)))
+    assert p == exchanged < 0.2
 
 
 def test_ranks_make_scores_of_different_scales_comparable():
