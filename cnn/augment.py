@@ -11,11 +11,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cnn.appearance import compiled_blur, random_blur, random_brightness_and_contrast, random_stain
 from cnn.errors import UserError
 from cnn.geometry import (
-    compiled_affine,
+    MAPS,
+    compiled_map,
     random_affine,
     random_crop,
     random_flip_horizontal,
@@ -54,41 +56,63 @@ def batched(augmentation: Augmentation) -> Augmentation:
     return over_batch
 
 
-def _compiled_part(part: Augmentation) -> Augmentation:
-    """One part for a batch, (a key for each, images) -> images, as so many programs as make it fast."""
-    function, options = getattr(part, "func", part), getattr(part, "keywords", {})
-    if function is random_blur:
-        return compiled_blur(**options)
-    if function is random_affine:
-        return compiled_affine(**options)
-    if function in MOVE_BYTES:
-        return jax.jit(jax.vmap(part))
-    return jax.jit(lambda keys, images: jax.vmap(part)(keys, as_light(images)))
+def _is(part: Augmentation, *functions: Augmentation) -> bool:
+    """Whether a part is one of these functions, with or without options."""
+    return getattr(part, "func", part) in functions
+
+
+def _together(parts: tuple[Augmentation, ...]) -> list[tuple[Augmentation, ...]]:
+    """Flips beside an affine map in one group, since one resampling does them all; every other part by itself."""
+    groups = []
+    for part in parts:
+        longer = [*groups[-1], part] if groups else [part]
+        resamplings = sum(_is(one, random_affine) for one in longer)
+        if groups and all(_is(one, *MAPS) for one in longer) and resamplings <= 1:
+            groups[-1] = longer
+        else:
+            groups.append([part])
+    moved = [any(_is(one, random_affine) for one in group) for group in groups]
+    return [one for group, move in zip(groups, moved) for one in ([tuple(group)] if move else [(p,) for p in group])]
+
+
+def _compiled_group(parts: tuple[Augmentation, ...]) -> Callable[..., jax.Array]:
+    """A group of `_together`, (images, for each part a key an image) -> images, as so many programs as make it fast."""
+    if any(_is(part, random_affine) for part in parts):
+        return compiled_map(*parts)
+    (part,) = parts
+    if _is(part, random_blur):
+        blur = compiled_blur(**getattr(part, "keywords", {}))
+        return lambda images, keys: blur(keys, images)
+    if _is(part, *MOVE_BYTES):
+        return jax.jit(lambda images, keys: jax.vmap(part)(keys, images))
+    return jax.jit(lambda images, keys: jax.vmap(part)(keys, as_light(images)))
 
 
 @functools.cache  # who asks twice gets the same programs
 def compiled(augmentation: Augmentation) -> Augmentation:
     """`batched`, compiled: (key, images) -> light, (batch, height, width, 3), of bytes or light.
 
-    On a processor, what `compose` put together becomes a program for each part, and some parts several. In one program
-    XLA joins the parts into a single loop over the result's pixels, and computes, for each of them, all that the
-    earlier parts make of every pixel that the later ones look at. 32 images of 240 x 320, two flips, an affine map and
-    a blur: 189 ms as one program, 34 as eight (two cores).
+    On a processor, what `compose` put together becomes a program for each part, and some parts several; flips beside an
+    affine map become one map with it. In one program XLA joins the parts into a single loop over the result's pixels,
+    and computes, for each of them, all that the earlier parts make of every pixel that the later ones look at. 32
+    images of 240 x 320, two flips, an affine map and a blur: 189 ms as one program, 30 as six (two cores).
     """
     composed = hasattr(augmentation, "parts")
-    parts = [_compiled_part(part) for part in (augmentation.parts if composed else [augmentation])]
+    groups = _together(augmentation.parts if composed else (augmentation,))
+    programs, ends = [_compiled_group(group) for group in groups], np.cumsum([len(group) for group in groups]).tolist()
 
     @partial(jax.jit, static_argnums=1)
     def keys_for(key: jax.Array, images: int) -> list[jax.Array]:  # for each part, a key for each image
         keys = jax.random.split(key, images)
         fold = jax.vmap(jax.random.fold_in, (0, None))
-        return [fold(keys, number) for number in range(len(parts))] if composed else [keys]
+        return [fold(keys, number) for number in range(ends[-1])] if composed and ends else [keys]
 
     light = jax.jit(as_light)
 
     def over_batch(key: jax.Array, images: jax.Array) -> jax.Array:
-        for part, keys in zip(parts, keys_for(key, len(images))):
-            images = part(keys, images)
+        keys = keys_for(key, len(images))
+        for program, group, end in zip(programs, groups, ends):
+            images = program(images, *keys[end - len(group) : end])
         return light(images) if images.dtype == jnp.uint8 else images
 
     # On a GPU starting a program takes longer than most of them need: flips and an affine map 73 us as one, 296 apart.

@@ -19,7 +19,7 @@ from scipy import ndimage
 from cnn import appearance, augment, geometry
 from cnn.augment import AUGMENTATIONS, batched, compose, named
 from cnn.errors import UserError
-from cnn.geometry import affine, random_flip_horizontal, rotation, shear, shift
+from cnn.resampling import affine, rotation, shear, shift
 from tests.checkers import assert_equal_arrays
 
 RANDOM = [
@@ -112,7 +112,7 @@ def test_to_compose_nothing_is_to_change_nothing():
 
 
 def test_a_flip_of_a_flip_is_none():
-    flip = partial(random_flip_horizontal, probability=1.0)
+    flip = partial(geometry.random_flip_horizontal, probability=1.0)
     assert np.array_equal(compose(flip, flip)(jax.random.key(0), noise(3, 4, 3)), noise(3, 4, 3))
 
 

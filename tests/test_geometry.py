@@ -1,7 +1,7 @@
 """Geometry: where each pixel of the result comes from, and which way an angle turns.
 
 A map is a matrix that is asked backwards: for a pixel of the result, where in the image does it look? What it finds
-between the pixels is the nearest one, or a mean of the four around. Next: test_resampling.py.
+between the pixels is the nearest one, or a mean of the four around. Next: test_crops.py.
 """
 
 import math
@@ -17,7 +17,7 @@ from scipy import ndimage
 
 from cnn import geometry
 from cnn.errors import UserError
-from cnn.geometry import affine, rotation, shear, shift, zoom
+from cnn.resampling import affine, rotation, shear, shift, zoom
 from tests.checkers import assert_equal_arrays, assert_gradient
 
 #   1 2 3      an image of 2 x 3 pixels and one channel, with no symmetry

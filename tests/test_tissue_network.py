@@ -1,4 +1,4 @@
-"""The network for few slides: statistics that are no parameters, any size, eight views. Next: test_geometry.py."""
+"""The network for few slides: statistics that are no parameters, any size, eight views. Next: test_resampling.py."""
 
 import jax
 import jax.numpy as jnp

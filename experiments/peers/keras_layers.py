@@ -102,4 +102,5 @@ class Peer:
         """See `experiments/peers/__init__.py`."""
         repeated = np.arange(EPOCH) % len(self.originals)  # an epoch of `fit` is one pass over what it is given
         flow = self.generator.flow(self.originals[repeated], self.classes[repeated], batch_size=BATCH)
+        flow.workers = os.cpu_count()  # threads that draw while the network learns
         self.model.fit(flow, epochs=1, verbose=0)

@@ -30,17 +30,22 @@ class Entry(NamedTuple):
         return self.work + (self.on_gpu if kind == "gpu" else ())
 
 
+# What `cnn` asks of the C library for itself (`cnn/__init__.py`): to keep freed memory for the next step. Without it
+# PyTorch and Keras too would wait for fresh pages of memory at each.
+KEEP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 PEERS = {
     "cnn": Entry("ours", ("step", "forward", "move", "move_and_blur", "epoch")),
     "JAX, the first way": Entry("obvious", ("step", "forward")),
     "Flax layers": Entry("flax_layers", ("step", "forward")),
-    "Keras on TensorFlow": Entry("keras_layers", ("step", "forward", "move", "epoch"), {"KERAS_BACKEND": "tensorflow"}),
-    "Keras on JAX": Entry("keras_layers", ("step", "forward"), {"KERAS_BACKEND": "jax"}, ("move", "epoch")),
-    "PyTorch": Entry("torch_layers", ("step", "forward", "epoch")),
-    "PyTorch, compiled": Entry("torch_layers", ("step", "forward"), {"PEER_COMPILED": "default"}),
+    "Keras on TensorFlow": Entry(
+        "keras_layers", ("step", "forward", "move", "epoch"), KEEP | {"KERAS_BACKEND": "tensorflow"}
+    ),
+    "Keras on JAX": Entry("keras_layers", ("step", "forward"), KEEP | {"KERAS_BACKEND": "jax"}, ("move", "epoch")),
+    "PyTorch": Entry("torch_layers", ("step", "forward", "epoch"), KEEP),
+    "PyTorch, compiled": Entry("torch_layers", ("step", "forward"), KEEP | {"PEER_COMPILED": "default"}),
     "PyTorch, CUDA graphs": Entry("torch_layers", (), {"PEER_COMPILED": "reduce-overhead"}, ("step", "forward")),
-    "PyTorch, affine grid": Entry("grids", ("move",)),
-    "albumentations": Entry("augmenters", ("move", "move_and_blur")),
+    "PyTorch, affine grid": Entry("grids", ("move",), KEEP),
+    "albumentations": Entry("augmenters", ("move", "move_and_blur"), KEEP),
 }
 
 
@@ -49,10 +54,11 @@ class Peer:
 
     def __init__(self, name: str, entry: Entry, path: Path, kind: str, precision: str = "float32"):
         self.name, self.entry = name, entry
-        # cnn sets its own again, and what you have set for XLA and malloc would be in the way of some and not of others
-        yours = ("XLA_FLAGS", "MALLOC_", "GLIBC_TUNABLES")
+        # cnn sets its own again, and what you have set for XLA, malloc and threads would hinder some and not others
+        yours = ("XLA_FLAGS", "MALLOC_", "GLIBC_TUNABLES", "OMP_", "MKL_", "TF_NUM_")
         mine = {name: value for name, value in os.environ.items() if not name.startswith(yours)}
         mine |= entry.environment | {"PEER_DEVICE": kind, "PEER_PRECISION": precision}
+        mine["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask the network for a newer version of itself
         mine |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if kind == "cpu" else {}
         if kind == "gpu":  # one for all: of several, not all peers would use all
             mine["CUDA_VISIBLE_DEVICES"] = mine.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]

@@ -90,7 +90,7 @@ class Peer:
                 parameter.copy_(torch.from_numpy(np.ascontiguousarray(in_their_layout(array))))
         self.images = self.light(torch.from_numpy(inputs["images"]).permute(0, 3, 1, 2))
         self.labels = torch.from_numpy(inputs["labels"]).float().to(PLACE)
-        self.adam = torch.optim.Adam(self.network.parameters(), LEARNING_RATE, fused=DEVICE == "gpu")
+        self.adam = torch.optim.Adam(self.network.parameters(), LEARNING_RATE, fused=True)
         # `dynamic`: else, having seen two sizes of batch, it would compile for any
         self.run = torch.compile(self.network, mode=MODE, dynamic=False) if MODE else self.network
         self.loader = None
