@@ -7,7 +7,6 @@ anew, one that is moved or copied is not, and nothing has to be cleared by hand.
 import hashlib
 import os
 import threading
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,22 +27,25 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"--cache: {folder} cannot be written to; name another folder")
 
 
-def kept(folder: Path, data: bytes, how: tuple, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def kept(
+    folder: Path, data: bytes, how: tuple, names: tuple[str, ...], make: Callable[[], dict[str, np.ndarray]]
+) -> dict[str, np.ndarray]:
     """What `make` makes of a file, from the cache if it is there, else made and kept.
 
     Args:
         folder: the cache's, which exists.
         data: the file's bytes.
         how: all else that the result depends on.
-        make: gives named arrays; what it raises is passed on, and nothing is kept.
+        names: of the arrays.
+        make: gives the arrays by name; what it raises is passed on, and nothing is kept.
     """
     key = hashlib.sha256(repr((VERSION, how)).encode() + b"\n" + data).hexdigest()
     path = folder / f"{key}.npz"
     try:
         # a zip file: each array has a checksum; opened here, because numpy leaves a damaged file open
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return {name: arrays[name] for name in names}
+    except Exception:  # there is none, or it is damaged: zipfile, zlib and numpy each have their own errors for that
         made = make()
     temporary = folder / f"{key}.{os.getpid()}.{threading.get_ident()}.part"  # several may make the same at once
     try:

@@ -72,6 +72,7 @@ def summarize(
             lambda ranks: float(uncertainty.auc(positive, ranks)(every)[0]),
             uncertainty.ranks(scores[first]),
             uncertainty.ranks(scores[name]),
+            groups=groups,
             draws=2000,
         )
         ahead[name] = _with_intervals(statistic, number, groups) | {"p": p}

@@ -98,7 +98,7 @@ def fit(
     stopping = EarlyStopping(patience or epochs)
     stopping.best = kept if patience is not None else None
     images = settings.get("per_epoch") or len(training[0])
-    shown_at = 0.0
+    shown_at, stopped = 0.0, f"stopped: no lower validation loss for {patience} epochs"
     with bar(console, "training", epochs, lines=False) as advance:  # there is a line for every epoch
 
         def on_step(done: int, total: int, sums: Sums) -> None:
@@ -115,6 +115,8 @@ def fit(
                 keeper.save(point, history, kept)
 
         finished = bool(history) and stopping.best is not None and stopping.finished(history[-1])
+        if finished:
+            console.print(stopped, highlight=False)
         due = (lambda: False) if keeper is None else keeper.due
         rest = train(network, training, validation, epochs=epochs, on_step=on_step, start=start, pause=due, **settings)
         for event in () if finished else rest:
@@ -128,6 +130,6 @@ def fit(
             if due() or finished or event.number == epochs:
                 keep(event.point)
             if finished:
-                console.print(f"stopped: no lower validation loss for {patience} epochs", highlight=False)
+                console.print(stopped, highlight=False)
                 break
     return history, kept

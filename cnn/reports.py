@@ -88,7 +88,7 @@ def write_report(
     title = f"{len(test)} test images, their true class and what the network says"
     figures.scores(folder / "scores.png", slides.labels[test] == index, predicted[test, index], name, title)
     draw_mistakes(folder / "mistakes.png", slides, test, predicted)
-    some = np.concatenate([test[slides.labels[test] == label][:3] for label in range(len(slides.classes))])[:6]
+    some = np.array(list(dict.fromkeys(some_of_each(slides, test).tolist())))  # each once
     captions = [image_caption(slides, i, predicted[i]) for i in some]
     draw_attention(folder / "attention.png", network, best.parameters, slides.images[some], captions)
     write_json(folder / "metrics.json", content)  # last: a run that has it is finished
@@ -105,6 +105,14 @@ def write_predictions(path: Path, slides: Slides, parts: dict, predicted: np.nda
     return write_csv(path, ("name", "group", "label", f"probability of {slides.classes[positive]}", "split"), rows)
 
 
+def some_of_each(slides: Slides, chosen: np.ndarray) -> np.ndarray:
+    """Of the `chosen` images some of every class: six in all, or one of each class if there are more classes."""
+    each = max(1, 6 // len(slides.classes))
+    by_class = [chosen[slides.labels[chosen] == label] for label in range(len(slides.classes))]
+    spread = [members[np.linspace(0, len(members) - 1, each).astype(int)] for members in by_class if len(members)]
+    return np.concatenate(spread)
+
+
 def draw_samples(
     path: Path, slides: Slides, chosen: np.ndarray, augmentation: Augmentation, batch: int, key: jax.Array
 ) -> Path:
@@ -112,9 +120,7 @@ def draw_samples(
 
     They are augmented in batches of the size that training has, so that nothing is compiled for them alone.
     """
-    each = max(1, 6 // len(slides.classes))
-    by_class = [chosen[slides.labels[chosen] == label] for label in range(len(slides.classes))]
-    some = slides.subset(np.concatenate([m[np.linspace(0, len(m) - 1, each).astype(int)] for m in by_class])[:6])
+    some = slides.subset(some_of_each(slides, chosen))
     shown = np.tile(some.images, (3, 1, 1, 1))
     filled = np.resize(shown, (-(-len(shown) // batch) * batch, *shown.shape[1:]))
     keys = jax.random.split(key, len(filled) // batch)

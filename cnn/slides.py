@@ -27,6 +27,7 @@ UCSB_NAME = re.compile(r"(ytma\d+_\d{6})_(benign|malignant)\d+_ccd\.\w+$", re.IG
 LAYOUT = "give a folder with one sub-folder of TIFF, JPEG or PNG images a class"
 PARTS = {"train", "training", "val", "valid", "validation", "test", "testing"}  # no class is called so
 MOST_SHOWN = 20  # files named in one error
+THREADS = min(8, os.cpu_count() or 1)  # that decode; each may need memory for the largest image
 Progress = Callable[[int, int], None] | None
 
 
@@ -69,7 +70,7 @@ def read_folder(
     filter: str = "bilinear",
     group_pattern: str | None = None,
     progress: Progress = None,
-    threads: int = 2,
+    threads: int = THREADS,
     skipped: list[ImageError] | None = None,
     cache: Path | None = None,
 ) -> Slides:
@@ -107,7 +108,14 @@ def read_folder(
 
 
 def read_unlabelled(
-    paths: list, *, size: tuple[int, int], fit: str, filter: str, progress: Progress = None, threads: int = 2
+    paths: list,
+    *,
+    size: tuple[int, int],
+    fit: str,
+    filter: str,
+    progress: Progress = None,
+    threads: int = THREADS,
+    skipped: list[ImageError] | None = None,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Images to classify, (number, height, width, 3) uint8, and their names, from files and folders in that order.
 
@@ -124,8 +132,14 @@ def read_unlabelled(
     if not files:
         raise UserError("no image is named; name TIFF, JPEG or PNG files, or folders of them")
     images, results = _read_all(list(files), size, fit, filter, progress, threads)
-    _refuse_bad(results)
-    return images, tuple(path.as_posix() for path in files)
+    bad = [result for result in results if isinstance(result, ImageError)]
+    if skipped is None or len(bad) == len(results):
+        _refuse_bad(results)
+    else:
+        skipped += bad
+    good = [i for i, result in enumerate(results) if not isinstance(result, ImageError)]
+    names = [path.as_posix() for path in files]
+    return (images[good] if bad else images), tuple(names[i] for i in good)
 
 
 def _list(folder: Path) -> list[str]:
@@ -219,7 +233,7 @@ def _read_all(paths, size, fit, filter, progress, threads, cache=None) -> tuple[
         try:
             data = read_file(paths[i])
             make = partial(decoded, data, paths[i])
-            arrays = make() if cache is None else kept(cache, data, (size, fit, filter), make)
+            arrays = make() if cache is None else kept(cache, data, (size, fit, filter), ("image", "digest"), make)
         except ImageError as error:
             return error
         images[i] = arrays["image"]

@@ -17,9 +17,13 @@ from cnn.errors import UserError
 SHARE = 0.25  # of the machine's memory: images that take more wait in a file
 
 
-def memory() -> int:
-    """The machine's memory in bytes, whoever uses it."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 33
+def memory(limit: Path = Path("/sys/fs/cgroup/memory.max")) -> int:
+    """The machine's memory in bytes, whoever uses it, or what a container may have of it, as Linux tells in `limit`."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 1 << 33
+    try:
+        return min(machine, int(limit.read_text()))
+    except (OSError, ValueError):  # there is no such file, or it says "max"
+        return machine
 
 
 def _take_room(file: BinaryIO, size: int) -> None:

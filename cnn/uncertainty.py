@@ -70,23 +70,32 @@ def bootstrap(statistic: Statistic, number: int, *, groups=None, draws: int = 10
 
 
 def paired_permutation(
-    statistic: Callable[[np.ndarray], float], first: np.ndarray, second: np.ndarray, *, draws: int = 10_000, seed=0
+    statistic: Callable[[np.ndarray], float],
+    first: np.ndarray,
+    second: np.ndarray,
+    *,
+    groups=None,
+    draws: int = 10_000,
+    seed: int = 0,
 ) -> float:
     """How often chance alone makes two classifiers differ as much: the two-sided p of a permutation test.
 
-    If they were equally good, it would not matter which of the two gave which answer: for each image, in all its
-    repeats, the two answers are exchanged with probability 1/2 (Good, "Permutation Tests", 2000). p = (1 + number of
-    exchanges with a difference at least as large) / (1 + draws).
+    If they were equally good, it would not matter which of the two gave which answer: for each group of images, in all
+    their repeats, the two answers are exchanged with probability 1/2 (Good, "Permutation Tests", 2000). p = (1 + number
+    of exchanges with a difference at least as large) / (1 + draws). Of ten groups it is no less than 2 / 2^10.
 
     Args:
         statistic: (repeats, images) -> figure.
         first, second: answers of the two, (repeats, images): right or wrong, or ranks, which make scores comparable.
+        groups: one name an image; images of one group are alike, so that they are exchanged together. Each image is a
+            group of its own unless given.
     """
     first, second = np.atleast_2d(first), np.atleast_2d(second)
     observed = abs(statistic(first) - statistic(second))
+    names, group = np.unique(np.arange(first.shape[1]) if groups is None else groups, return_inverse=True)
     rng, as_large = np.random.Generator(np.random.PCG64(seed)), 0
     for _ in range(draws):
-        exchanged = rng.random(first.shape[1]) < 0.5
+        exchanged = rng.random(len(names))[group] < 0.5
         a, b = np.where(exchanged, second, first), np.where(exchanged, first, second)
         as_large += abs(statistic(a) - statistic(b)) >= observed - 1e-12
     return (1 + as_large) / (1 + draws)

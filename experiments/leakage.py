@@ -184,11 +184,15 @@ def explain(rows: dict[str, dict]) -> str:
         f"{share[BY_IMAGE]:.1%} ({by_image['accuracy']['k']} of {by_image['n']}), and if no slide of the same group "
         f"was shown to it either, in {share[BY_GROUP]:.1%} ({by_group['accuracy']['k']} of {by_group['n']}). "
     )
-    if difference <= 0:
-        return text + "So short a training learns nothing by heart: it cannot show it. Give it more epochs."
+    apart = leaky["accuracy"]["low"] > by_group["accuracy"]["high"]
+    if not apart:
+        return (
+            f"{text}The difference of {difference:.0f} points is within what chance may do: this run does not show "
+            "what a leak is worth. Give it more epochs, in which it learns by heart, or another --seed."
+        )
     return (
-        f"{text}The difference of {difference:.0f} points is what it had learned by heart. No interval of the first "
-        "row shows it: a leak is no bad luck, it is the answer to another question."
+        f"{text}The difference of {difference:.0f} points, more than chance would do, is what it had learned by heart. "
+        "No interval of the first row shows it: a leak is no bad luck, it is the answer to another question."
     )
 
 
@@ -207,7 +211,8 @@ def main(settings: Settings) -> dict:
             settings.data, size=settings.drawing_size, group_pattern=settings.group_pattern, progress=advance
         )
     recipe.note_on_groups(originals, console)
-    stratified_folds(originals.labels, settings.folds, settings.seed)  # too many folds are told before the drawing
+    stratified_folds(originals.labels, settings.folds, settings.seed)  # too many folds are told before the drawing,
+    group_folds(originals.labels, originals.groups, settings.folds, settings.seed)  # and too few groups
     positive = evaluation.positive_class(originals.classes)
     digest = slides.source_digest(originals)
     folder = resuming.begin_or_resume("leakage", settings, device, data_digest=digest)

@@ -24,6 +24,8 @@ class Settings(command_line.Common):
     """Images (TIFF, JPEG, PNG), or folders of them."""
     out: Path | None = None
     """Folder to write predictions.csv and pictures to; must not exist yet. Default: nothing is written."""
+    skip_bad: bool = False
+    """Leave out files that cannot be used as images, and name them, instead of stopping."""
     batch: int = 4
     """Images at a time."""
 
@@ -62,7 +64,8 @@ def main(settings: Settings) -> list[tuple[str, str, float]]:
         ) from None
     network = make((*size, 3), len(classes), key=jax.random.key(0))
     parameters = weights.load_weights(settings.run / "weights.npz", network)
-    images, names = slides.read_unlabelled(settings.images, size=size, **reading)
+    skipped = [] if settings.skip_bad else None
+    images, names = slides.read_unlabelled(settings.images, size=size, skipped=skipped, **reading)
     probabilities = reports.predict(network, parameters, images, settings.batch, views=views)
 
     rows = [(name, classes[p.argmax()], float(p[index])) for name, p in zip(names, probabilities)]
@@ -83,6 +86,8 @@ def main(settings: Settings) -> list[tuple[str, str, float]]:
         figures.gallery(folder / "predictions.png", images[:SHOWN], captions[:SHOWN], title)
         reports.draw_attention(folder / "attention.png", network, parameters, images[:6], captions[:6])
     console.print(table)
+    for error in skipped or ():
+        console.print(f"left out: {error}", style="yellow", soft_wrap=True)
     blank = [name for name, white in zip(names, baselines.share_of_white(images)) if white > EMPTY]
     if blank:
         more = f" and {len(blank) - 3} more" if len(blank) > 3 else ""

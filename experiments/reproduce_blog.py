@@ -48,6 +48,8 @@ if __name__ == "__main__":
     SETTINGS = command_line.parse(Settings)  # before the slow imports
 
 # %%
+import shlex
+
 import numpy as np
 from sklearn.model_selection import train_test_split
 
@@ -95,7 +97,7 @@ def verdict(metrics: dict, settings: Settings) -> str:
         f"{each} copies, and it has been shown most of them. The interval is wrong too. It counts {accuracy['n']} "
         "images as if they were independent, but "
         f"there are only {metrics['slides']} slides. For a figure that means something, split before augmenting:\n"
-        f"python -m experiments.train --data {settings.data}"
+        f"python -m experiments.train --data {shlex.quote(str(settings.data))}"
     )
 
 

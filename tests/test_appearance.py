@@ -188,7 +188,7 @@ def test_each_stain_is_scaled_and_moved_by_itself_within_its_limits(options, mos
     assert np.abs(apart).max() < 0.25, "two of the six are drawn from the same random number"
 
 
-def test_mirrored_blurred_down_and_then_across_is_the_whole_blur():
+def test_down_then_wider_then_across_is_the_whole_blur():
     keys, images = jax.random.split(jax.random.key(4), 2), np.stack([noise(9, 11), noise(9, 11, seed=1)])
     got = appearance.compiled_blur(max_sigma=1.5)(keys, images)
     one_by_one = [appearance.random_blur(key, image, max_sigma=1.5) for key, image in zip(keys, images)]

@@ -75,7 +75,14 @@ def test_another_size_or_filter_is_another_image(folder, decodings):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda data: data[:-30], lambda data: b"", lambda data: data.replace(b"\x02" * 8, b"\x03" * 8)]
+    "damage",
+    [
+        lambda data: data[:-30],
+        lambda data: b"",
+        lambda data: data.replace(b"\x02" * 8, b"\x03" * 8),
+        lambda data: data.replace(b"digest", b"digesu"),  # another array
+        lambda data: data.replace(b"PK\x01\x02", b"PK\x01\x02\xff\xff\xff")[: len(data)],
+    ],
 )
 def test_a_damaged_entry_is_decoded_anew_and_mended(folder, decodings, damage):
     read(folder)
@@ -108,6 +115,6 @@ def test_a_full_disk_costs_the_cache_and_not_the_image(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("cnn.cache.np.savez", full)
-    made = kept(tmp_path, b"data", (1,), lambda: {"image": np.ones(3)})
+    made = kept(tmp_path, b"data", (1,), ("image",), lambda: {"image": np.ones(3)})
     assert made["image"].tolist() == [1, 1, 1]
     assert list(tmp_path.iterdir()) == []

@@ -12,7 +12,7 @@ import pytest
 
 from cnn import images, synthetic
 from cnn.errors import UserError
-from experiments import augmentations, convolution_four_ways, predict, reproduce_blog, train
+from experiments import convolution_four_ways, predict, reproduce_blog, train
 
 ROOT = Path(__file__).parents[1]
 SIZE = (24, 32)
@@ -20,10 +20,8 @@ REPORT = {"config.json", "metrics.json", "history.csv", "predictions.csv", "weig
 REPORT |= {"curves.png", "confusion.png", "mistakes.png", "scores.png"}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Forty drawn images of 40 x 50 pixels on disk, in three formats, a sub-folder for each class."""
-    root = tmp_path_factory.mktemp("slides")
+def draw_folder(root: Path) -> Path:
+    """Forty drawn images of 40 x 50 pixels on disk, in two formats, a sub-folder for each class."""
     data = synthetic.draw_slides(40, seed=5, size=(40, 50), groups=8)
     for i, image in enumerate(data.images):
         path = root / data.classes[data.labels[i]] / f"{data.groups[i]}_{i:02d}.png"
@@ -33,6 +31,12 @@ def folder(tmp_path_factory) -> Path:
         else:
             images.write_png(path, image)
     return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Forty drawn images."""
+    return draw_folder(tmp_path_factory.mktemp("slides"))
 
 
 def trained(out: Path, **settings) -> tuple[dict, Path]:
@@ -129,18 +133,6 @@ def test_the_blog_is_reproduced_leak_and_all(folder, tmp_path, capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "have a sibling in training" in text
     assert "split before augmenting" in text
-
-
-def test_augmentations_are_drawn_each_with_a_key_of_its_own(folder, tmp_path, monkeypatch):
-    image, keys, compiled = next((folder / "benign").iterdir()), [], augmentations.augment.compiled
-
-    def remember(augmentation):
-        return lambda key, copies: keys.append(str(key)) or compiled(augmentation)(key, copies)
-
-    monkeypatch.setattr(augmentations.augment, "compiled", remember)
-    path = augmentations.main(augmentations.Settings(image=image, image_size=SIZE, out=tmp_path / "a"))
-    assert images.read_image(path).std() > 10
-    assert len(set(keys)) == len(augmentations.ROWS), "else every row would turn and flip alike"
 
 
 def test_a_convolution_is_taken_four_ways_that_agree(tmp_path, capsys):

@@ -116,3 +116,43 @@ def test_a_reliability_diagram_says_how_many_images_each_point_stands_for(tmp_pa
     bins = reliability(np.array([False, True, True]), np.array([0.1, 0.9, 0.95]))
     size(figures.reliability(tmp_path / "r.png", bins, "Trust"))
     assert {"0/1", "2/2", "Trust", "as often as it says"} <= set(texts)
+
+
+@pytest.fixture
+def drawn_axes(monkeypatch) -> list:
+    """The axes of what a test would save."""
+    kept = []
+    monkeypatch.setattr(figures, "_save", lambda figure, path: kept.extend(figure.axes))
+    return kept
+
+
+def test_a_confusion_matrix_has_the_truth_in_rows_and_what_was_said_in_columns(drawn_axes, tmp_path):
+    labels, said = np.array([0, 0, 0, 1, 1, 1, 1]), np.array([0, 0, 1, 1, 1, 1, 1])  # one false alarm, none missed
+    figures.confusion(tmp_path / "c.png", {"test": judge(labels, np.eye(2)[said], ("benign", "malignant"), 1)})
+    (axes,) = drawn_axes
+    cells = {text.get_position(): text.get_text().split("\n")[0] for text in axes.texts}  # (across, down)
+    assert cells == {(0, 0): "2", (1, 0): "1", (0, 1): "0", (1, 1): "4"}
+    assert (axes.get_xlabel().split("\n")[0], axes.get_ylabel()) == ("predicted class", "true class")
+
+
+def test_each_curve_and_each_row_of_dots_is_what_it_is_called(drawn_axes, tmp_path):
+    figures.curves(tmp_path / "c.png", [Epoch(1, 0.1, 0.2, 0.3, 0.4, 1.0, None)], best=1)
+    figures.scores(tmp_path / "s.png", np.array([True, False]), np.array([0.9, 0.2]), "malignant", "")
+    loss, accuracy, scores = drawn_axes
+    assert [line.get_ydata()[0] for line in loss.lines[:2]] == [0.1, 0.3]
+    assert [line.get_ydata()[0] for line in accuracy.lines[:2]] == pytest.approx([20, 40])
+    assert [line.get_label()[:8] for line in loss.lines[:2]] == ["training", "validati"]
+    dots = {dots.get_label(): dots.get_offsets()[0] for dots in scores.collections}
+    assert (dots["malignant"][0], dots["not malignant"][0]) == (0.9, 0.2)
+    assert (round(dots["malignant"][1]), round(dots["not malignant"][1])) == (1, 0)
+
+
+def test_an_interval_reaches_from_low_to_high_and_a_bin_lies_at_what_it_says_and_what_is_found(drawn_axes, tmp_path):
+    figures.intervals(tmp_path / "i.png", {"": {"network": {"value": 0.9, "low": 0.7, "high": 0.95}}}, "", "", scale=1)
+    figures.reliability(
+        tmp_path / "r.png", [{"said": 0.25, "k": 1, "n": 2, "value": 0.5, "low": 0.1, "high": 0.75}], ""
+    )
+    bars, trust = drawn_axes
+    assert [list(line.get_xdata()) for line in bars.lines[:2]] == [[0.7, 0.95], [0.9]]
+    (points, *_) = trust.containers[0]
+    assert (points.get_xdata()[0], points.get_ydata()[0]) == (0.25, 0.5)

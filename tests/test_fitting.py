@@ -12,6 +12,7 @@ import signal
 from pathlib import Path
 
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from rich.console import Console
@@ -150,3 +151,18 @@ def test_fifty_checkpoints_damaged_at_random_are_noticed_or_harmless_and_the_run
         assert bytes_of(kept.parameters) == bytes_of(best.parameters), f"{target} at {place}"
     print(f"{older} of 50 damages noticed, {50 - older} harmless")
     assert older > 10
+
+
+@pytest.mark.parametrize("step", [4, 6, 9])  # within the second epoch, at its end, and at the end of all
+def test_of_a_training_that_gets_worse_the_best_weights_are_kept_through_an_interruption(tmp_path, monkeypatch, step):
+    # uphill each epoch has a higher loss: the first is the best, and with a patience of 2 the third is the last
+    up = optax.sgd(-0.1)
+    uphill = {"optimizer": up, "step": make_step(nnx.graphdef(tiny_network(0.3)), up, fade)}
+    monkeypatch.setitem(globals(), "compiled", lambda: uphill)
+    whole, best, _ = fitted(None, epochs=6, patience=2)
+    assert (len(whole), best.number) == (3, 1)
+    with pytest.raises(SystemExit):
+        fitted(tmp_path / "c", epochs=6, patience=2, stop_after=step)
+    history, kept, _ = fitted(tmp_path / "c", epochs=6, patience=2)
+    assert figures_of(history) == figures_of(whole)
+    assert (kept.number, bytes_of(kept.parameters)) == (1, bytes_of(best.parameters))

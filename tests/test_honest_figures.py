@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cnn import images, synthetic
+from cnn import evaluation, images, synthetic
 from cnn.errors import UserError
 from experiments import choose_recipe, cross_validate, leakage
 
@@ -20,16 +20,20 @@ SIZE = (24, 32)
 PROBABILITY = "probability of malignant"  # the name of a column
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    """Sixteen drawn images in four groups, two of each class in each."""
-    root = tmp_path_factory.mktemp("slides")
+def draw_folder(root: Path) -> Path:
+    """Sixteen drawn images on disk in four groups, two of each class in each."""
     data = synthetic.draw_slides(16, seed=5, size=(40, 50), groups=4)
     for i, image in enumerate(data.images):
         path = root / data.classes[data.labels[i]] / f"{data.groups[i]}_{i:02d}.png"
         path.parent.mkdir(exist_ok=True)
         images.write_png(path, image)
     return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Sixteen drawn images."""
+    return draw_folder(tmp_path_factory.mktemp("slides"))
 
 
 def rows(path: Path) -> list[dict]:
@@ -103,15 +107,13 @@ def test_only_the_leaky_split_has_copies_of_its_test_images_in_training(folder, 
     assert "5 networks to train, 1 at a time" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("ahead", "said"), [(0.9, "learned by heart"), (0.4, "cannot show it")])
+@pytest.mark.parametrize(
+    ("ahead", "said"), [(60, "learned by heart"), (8, "within what chance may"), (2, "within what")]
+)
 def test_the_text_says_what_the_table_says(ahead, said):
-    row = {"n": 10, "copy_in_training": 0, "accuracy": {"k": 6, "n": 10, "value": 0.6}}
-    splits = {
-        leakage.LEAKY: row | {"copy_in_training": 10, "accuracy": {"k": 9, "n": 10, "value": ahead}},
-        leakage.BY_IMAGE: row,
-        leakage.BY_GROUP: row,
-    }
-    text = leakage.explain(splits)
+    row = {"n": 10, "copy_in_training": 0, "accuracy": evaluation.rate(6, 10)}
+    leaky = {"copy_in_training": 10, "accuracy": evaluation.rate(ahead, 60 if ahead == 60 else 10)}
+    text = leakage.explain({leakage.LEAKY: row | leaky, leakage.BY_IMAGE: row, leakage.BY_GROUP: row})
     assert said in text
     assert "10 of the 10 test images have a copy" in text
     assert "(6 of 10)" in text

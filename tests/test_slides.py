@@ -235,6 +235,18 @@ def test_images_without_labels_come_from_files_and_folders_in_order(tmp_path, mo
             read_unlabelled(paths, **options)
 
 
+def test_bad_files_without_labels_are_left_out_where_that_is_asked_for(tmp_path):
+    folder(tmp_path, "1.png", "3.png")
+    (tmp_path / "2.gif").write_bytes(b"GIF89a")
+    options, skipped = {"size": (1, 2), "fit": "squash", "filter": "box"}, []
+    images, names = read_unlabelled([tmp_path], **options, skipped=skipped)
+    assert [name[-5:] for name in names] == ["1.png", "3.png"]
+    assert images[:, 0, 0, 0].tolist() == [1, 2]
+    assert [str(error).startswith(str(tmp_path / "2.gif")) for error in skipped] == [True]
+    with pytest.raises(UserError, match="1 of 1 files cannot be used"):
+        read_unlabelled([tmp_path / "2.gif"], **options, skipped=[])
+
+
 def test_images_are_fitted_and_filtered_as_asked_with_labels_or_without(tmp_path):
     for i, name in enumerate(("a/1.png", "b/2.png")):
         (tmp_path / name).parent.mkdir()

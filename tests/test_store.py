@@ -31,6 +31,14 @@ def test_more_than_a_quarter_of_the_memory_goes_to_a_file(monkeypatch, tmp_path)
     assert isinstance(room_for(11, (4, 5), tmp_path), np.memmap)
 
 
+def test_a_container_has_the_memory_that_it_is_given(tmp_path):
+    machine = store.memory(tmp_path / "absent")
+    (tmp_path / "max").write_text("max\n")
+    (tmp_path / "some").write_text("4294967296\n")
+    assert store.memory(tmp_path / "max") == machine > 2**28
+    assert store.memory(tmp_path / "some") == min(machine, 2**32)
+
+
 def test_a_disk_without_room_is_one_sentence_and_no_sudden_end(tmp_path, monkeypatch):
     def refuse(file, offset, length):
         raise OSError(errno.ENOSPC, "No space left on device")

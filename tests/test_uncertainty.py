@@ -138,6 +138,16 @@ def test_the_repeats_of_an_image_are_exchanged_together():
     assert paired_permutation(np.mean, *five, draws=300) == once > 0.01
 
 
+def test_images_of_one_group_are_exchanged_together():
+    # ten groups of six images, all right or all wrong: as sure as ten images, not sixty
+    right = np.arange(10) % 5 > 0
+    worse = right & (np.arange(10) % 3 > 0)
+    ten = paired_permutation(np.mean, right, worse, draws=300)
+    sixty = [np.repeat(answers, 6) for answers in (right, worse)]
+    assert paired_permutation(np.mean, *sixty, groups=np.repeat(list("abcdefghij"), 6), draws=300) == ten > 0.1
+    assert paired_permutation(np.mean, *sixty, draws=300) < 0.01
+
+
 def test_it_does_not_matter_which_of_the_two_is_the_better():
     right = np.arange(40) % 5 > 0
     worse = right & (np.arange(40) % 7 > 0)
