@@ -4,6 +4,9 @@ How fast anything is stands in no test: it is a property of a machine on a day.
 """
 
 import json
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -12,7 +15,7 @@ import pytest
 from cnn import progress
 from cnn.errors import UserError
 from experiments import benchmark, cost
-from experiments.peers import limits, ours, serve
+from experiments.peers import limits, ours, processes, serve
 from tests.checkers import assert_equal_arrays
 
 
@@ -211,3 +214,27 @@ def test_the_wait_for_the_first_step_of_the_main_job_is_measured_to_its_loss(mon
     monkeypatch.setattr(cost.sys, "executable", "/bin/true")
     with pytest.raises(UserError, match="the main job ended before its first step"):
         cost.first_step(1, "cpu")
+
+
+def test_every_peer_but_what_one_writes_first_keeps_freed_memory():
+    bare = {name for name, entry in processes.PEERS.items() if not processes.KEEP.items() <= entry.environment.items()}
+    assert bare == {"cnn", "JAX, the first way", "Flax layers"}, "and cnn asks for it itself"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what glibc does with freed memory")
+def test_kept_memory_is_not_handed_out_page_by_page_again():
+    program = """
+import numpy as np, resource
+for _ in range(20):
+    np.ones(1 << 23)  # 64 MB, taken and freed
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+"""
+
+    def faults(more: dict) -> int:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+        done = subprocess.run([sys.executable, "-c", program], env=clean | more, capture_output=True, text=True)
+        return int(done.stdout)
+
+    if faults({}) < 20 * (1 << 14):
+        pytest.skip("this C library, or large pages, need fewer pages already")
+    assert faults(processes.KEEP) < 3 * (1 << 14), "16,384 pages of 4 KB once, not twenty times"

@@ -1,7 +1,9 @@
 """Other libraries that do the same work, for `experiments/benchmark.py`: each the way that its own guides show.
 
 Each runs in a process of its own (`serve.py`), because they bring thread pools and settings that would disturb each
-other. A peer is a module with a class `Peer(inputs)` and, of these, the methods that it can do:
+other. Keras, PyTorch and albumentations keep freed memory there, as this project does (`processes.py`); JAX as one
+writes it first, and Flax's layers, do not: nobody has told them to. A peer is a module with a class `Peer(inputs)` and,
+of these, the methods that it can do:
 
     loss_and_gradients()   the loss of four images of noise and its gradient by every kernel and bias, in our layouts,
                            in float32, whatever the precision in which it is timed

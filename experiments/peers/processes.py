@@ -43,7 +43,7 @@ PEERS = {
     "Keras on JAX": Entry("keras_layers", ("step", "forward"), KEEP | {"KERAS_BACKEND": "jax"}, ("move", "epoch")),
     "PyTorch": Entry("torch_layers", ("step", "forward", "epoch"), KEEP),
     "PyTorch, compiled": Entry("torch_layers", ("step", "forward"), KEEP | {"PEER_COMPILED": "default"}),
-    "PyTorch, CUDA graphs": Entry("torch_layers", (), {"PEER_COMPILED": "reduce-overhead"}, ("step", "forward")),
+    "PyTorch, CUDA graphs": Entry("torch_layers", (), KEEP | {"PEER_COMPILED": "reduce-overhead"}, ("step", "forward")),
     "PyTorch, affine grid": Entry("grids", ("move",), KEEP),
     "albumentations": Entry("augmenters", ("move", "move_and_blur"), KEEP),
 }
