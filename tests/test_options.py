@@ -44,7 +44,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """The folder of a finished run."""
-    return trained(tmp_path_factory.mktemp("runs") / "run")[1]
+    return trained(tmp_path_factory.mktemp("runs") / "run", model="wbc", augmentation="none")[1]
 
 
 def test_an_epochs_figures_are_those_of_its_own_images_and_the_first_of_equals_is_kept(folder, tmp_path):
@@ -140,6 +140,7 @@ def test_bad_files_are_left_out_and_listed_where_that_is_asked_for(tmp_path, mon
 
 def test_new_images_are_read_and_judged_as_those_of_the_run_and_the_class_that_was_named_is_found(folder, tmp_path):
     options = {"group_pattern": r"(group\d+)_", "fit": "pad", "filter": "box", "positive": "benign", "epochs": 1}
+    options |= {"model": "wbc", "augmentation": "none"}  # which is compiled soon
     metrics, out = trained(tmp_path / "run", data=folder, **options)
     reported = rows(out / "predictions.csv")
     for split, judged in metrics["splits"].items():
