@@ -186,6 +186,11 @@ def one_sentence() -> Iterator[None]:
             stream.reconfigure(errors="backslashreplace")
     try:
         yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains again when it ends
+        advice = "send it to a file instead, and go on with --resume, or run it again"
+        print(f"error: what reads the output has ended before it was all there; {advice}", file=sys.stderr)
+        sys.exit(2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):  # no room, or none that is one's own
             raise

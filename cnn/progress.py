@@ -13,9 +13,16 @@ from cnn.models import Row
 from cnn.training import Epoch
 
 
+class _Terminal(Console):
+    """A console that does not end the program without a word where nobody reads its output any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def terminal() -> Console:
     """A console that shows what it is given: a file named [red] or :smile: keeps its name."""
-    return Console(markup=False, emoji=False)
+    return _Terminal(markup=False, emoji=False)
 
 
 @contextmanager

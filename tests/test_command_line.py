@@ -78,6 +78,18 @@ def test_a_mistyped_option_is_one_line_and_exit_status_2_and_no_traceback(monkey
     assert said.endswith(" --help\n")
 
 
+@pytest.mark.parametrize("show", ["print('x' * 9999, flush=True)", "progress.terminal().print('x' * 9999)"])
+def test_output_that_nobody_reads_any_more_is_one_sentence(show):
+    program = f"from cnn import command_line, progress\nwith command_line.one_sentence():\n    while True: {show}"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.read(9)
+        process.stdout.close()  # as `| head` does
+        said = process.stderr.read().decode()
+    assert process.returncode == 2
+    assert said.startswith("error: what reads the output has ended before it was all there; send it to a file")
+    assert said.count("\n") == 1
+
+
 def test_what_a_terminal_cannot_show_is_shown_as_its_escape():
     program = "from cnn.command_line import one_sentence\nwith one_sentence(): print('組織')"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
