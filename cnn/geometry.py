@@ -8,7 +8,6 @@ an angle, `affine` with `rotation(angle)` turns the image. Each handles one imag
 batches.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn.errors import ShapeError
-from cnn.resampling import FETCHING, Places, affine, look, mirror, places, rotation, shear, shift, zoom
+from cnn.resampling import FETCHING, Places, affine, chained, look, mirror, places, rotation, shear, shift, zoom
 
 
 def _between(key: jax.Array, limit: float) -> jax.Array:
@@ -93,9 +92,12 @@ def draw_matrix(
     """The (3, 3) map of `random_affine`, whose arguments these are, for an image of the shape (height, width, ...)."""
     keys = jax.random.split(key, 4)
     down, right = jax.random.uniform(keys[1], (2,), minval=-max_shift, maxval=max_shift)
-    matrix = rotation(_between(keys[0], max_degrees))
-    matrix = matrix @ shift(down * shape[0], right * shape[1])
-    return matrix @ shear(_between(keys[2], max_shear)) @ zoom(jnp.exp(_between(keys[3], math.log(max_zoom))))
+    return chained(
+        rotation(_between(keys[0], max_degrees)),
+        shift(down * shape[0], right * shape[1]),
+        shear(_between(keys[2], max_shear)),
+        zoom(jnp.exp(_between(keys[3], math.log(max_zoom)))),
+    )
 
 
 def random_affine(
@@ -154,7 +156,7 @@ def compiled_map(*parts: Callable) -> Callable[..., jax.Array]:
     def draw(shape: tuple[int, ...], *keys: jax.Array) -> Places:
         def one(*keys: jax.Array) -> Places:
             maps = [_map_of(part, key, shape) for part, key in zip(parts, keys, strict=True)]
-            return places(functools.reduce(jnp.matmul, maps), shape, **how)
+            return places(chained(*maps), shape, **how)
 
         return jax.vmap(one)(*keys)
 

@@ -5,7 +5,9 @@ both measured in pixels from the image's centre, y downwards. Looking from the r
 maps are one: first `a`, then `b`, is `a @ b`.
 """
 
+import functools
 import os
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -44,6 +46,11 @@ def mirror(down: jax.Array | bool, right: jax.Array | bool) -> jax.Array:
 def zoom(factor: jax.Array | float) -> jax.Array:
     """The (3, 3) map that enlarges the image by a factor; below 1 it shrinks it."""
     return jnp.array([[1.0 / factor, 0.0, 0.0], [0.0, 1.0 / factor, 0.0], [0.0, 0.0, 1.0]])
+
+
+def chained(*maps: jax.Array) -> jax.Array:
+    """Several (3, 3) maps as one, the first done first; multiplied exactly, however a GPU multiplies for the layers."""
+    return functools.reduce(partial(jnp.matmul, precision="highest"), maps)
 
 
 # ------------------------------------------------------------------------------------------------------------ sampling
