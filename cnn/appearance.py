@@ -71,7 +71,7 @@ def random_blur(key: jax.Array, image: jax.Array, *, max_sigma: float = 1.0) -> 
 
 
 def compiled_blur(*, max_sigma: float = 1.0) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """`random_blur` of a batch, as three programs, down, wider, across: (a key for each, images) -> images.
+    """`random_blur` of a batch, as three programs, down, wider, across: (images, a key for each) -> images.
 
     In one program XLA blurs down anew for every pixel that the blur across looks at, and asks for every one of those
     whether it lies beyond the edge. 32 images of 240 x 320: 117 ms as one program, 9 as three (two cores).
@@ -81,10 +81,10 @@ def compiled_blur(*, max_sigma: float = 1.0) -> Callable[[jax.Array, jax.Array],
     def weights(key: jax.Array) -> jax.Array:  # down and across draw from the same key, so that they are the same
         return gaussian_weights(jax.random.uniform(key, maxval=max_sigma), radius)
 
-    down = jax.jit(jax.vmap(lambda key, image: _down(as_light(image), weights(key))))
+    down = jax.jit(jax.vmap(lambda image, key: _down(as_light(image), weights(key))))
     wider = jax.jit(jax.vmap(partial(_wider, radius=radius)))
-    across = jax.jit(jax.vmap(lambda key, image: _across(image, weights(key))))
-    return lambda keys, images: across(keys, wider(down(keys, images)))
+    across = jax.jit(jax.vmap(lambda image, key: _across(image, weights(key))))
+    return lambda images, keys: across(wider(down(images, keys)), keys)
 
 
 # ---------------------------------------------------------------------------------------------- brightness and contrast

@@ -22,6 +22,7 @@ from cnn.geometry import (
     random_flip_horizontal,
     random_flip_vertical,
     random_transpose,
+    taken_apart,
 )
 from cnn.stains import as_light
 
@@ -57,7 +58,7 @@ def batched(augmentation: Augmentation) -> Augmentation:
 
 def _is(part: Augmentation, *functions: Augmentation) -> bool:
     """Whether a part is one of these functions, with or without options."""
-    return getattr(part, "func", part) in functions
+    return taken_apart(part)[0] in functions
 
 
 def _together(parts: tuple[Augmentation, ...]) -> list[tuple[Augmentation, ...]]:
@@ -83,8 +84,7 @@ def _compiled_group(parts: tuple[Augmentation, ...]) -> Callable[..., jax.Array]
         return compiled_map(*parts)
     (part,) = parts
     if _is(part, random_blur):
-        blur = compiled_blur(**getattr(part, "keywords", {}))
-        return lambda images, keys: blur(keys, images)
+        return compiled_blur(**taken_apart(part)[1])
     if _is(part, *MOVE_BYTES):
         return jax.jit(lambda images, keys: jax.vmap(part)(keys, images))
     return jax.jit(lambda images, keys: jax.vmap(part)(keys, as_light(images)))

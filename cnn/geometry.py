@@ -130,9 +130,14 @@ def random_affine(
 MAPS = (random_flip_horizontal, random_flip_vertical, random_affine)
 
 
+def taken_apart(part: Callable) -> tuple[Callable, dict]:
+    """The function and the options of `partial(function, **options)`; of a plain function itself and none."""
+    return (part.func, part.keywords) if isinstance(part, partial) else (part, {})
+
+
 def _map_of(part: Callable, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """The (3, 3) map of one of MAPS, with the numbers that it would itself draw from the key."""
-    function, options = getattr(part, "func", part), getattr(part, "keywords", {})
+    function, options = taken_apart(part)
     if function is random_affine:
         limits = {name: limit for name, limit in options.items() if name.startswith("max_")}
         return draw_matrix(key, shape, **limits)
@@ -147,8 +152,7 @@ def compiled_map(*parts: Callable) -> Callable[..., jax.Array]:
     images of 240 x 320 pixels, in bytes, mirrored at the edges: 25 ms as one program, 16 as two (two cores). A flip
     by itself is 2 ms more, in the map nothing.
     """
-    (affine_map,) = (part for part in parts if getattr(part, "func", part) is random_affine)
-    options = getattr(affine_map, "keywords", {})
+    (options,) = (options for function, options in map(taken_apart, parts) if function is random_affine)
     how = {name: option for name, option in options.items() if not name.startswith("max_")}
     value = how.pop("value", 0.0)
 

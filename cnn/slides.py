@@ -90,19 +90,11 @@ def read_folder(
     names, classes = sorted(found), sorted(set(found.values()))
     groups = _groups(names, group_pattern)
     paths = [Path(folder, name) for name in names]
-    images, digests = _read_all(paths, size, fit, filter, progress, threads, cache)
-    if skipped is None:
-        _refuse_bad(digests)
-    elif bad := [error for error in digests if isinstance(error, ImageError)]:
-        skipped += bad
-        good = [i for i, found_digest in enumerate(digests) if not isinstance(found_digest, ImageError)]
-        names, groups, digests = ([some[i] for i in good] for some in (names, groups, digests))
-        for place, i in enumerate(good):  # moved up one by one: there may be no room for all of them twice
-            images[place] = images[i]
-        images = images[: len(good)]
-        for name in classes:
-            if not any(found[left] == name for left in names):
-                raise UserError(f"{folder}: every image of the class {name!r} is bad; the first: {bad[0]}")
+    images, digests, good = _usable(_read_all(paths, size, fit, filter, progress, threads, cache), skipped)
+    names, groups = [names[i] for i in good], [groups[i] for i in good]
+    for name in classes:
+        if not any(found[left] == name for left in names):
+            raise UserError(f"{folder}: every image of the class {name!r} is bad; the first: {skipped[0]}")
     labels = np.array([classes.index(found[name]) for name in names], np.int32)
     return Slides(images, labels, _join_copies(names, labels, groups, digests), tuple(names), tuple(classes))
 
@@ -131,15 +123,9 @@ def read_unlabelled(
         files |= dict.fromkeys(inside)
     if not files:
         raise UserError("no image is named; name TIFF, JPEG or PNG files, or folders of them")
-    images, results = _read_all(list(files), size, fit, filter, progress, threads)
-    bad = [result for result in results if isinstance(result, ImageError)]
-    if skipped is None or len(bad) == len(results):
-        _refuse_bad(results)
-    else:
-        skipped += bad
-    good = [i for i, result in enumerate(results) if not isinstance(result, ImageError)]
+    images, _, good = _usable(_read_all(list(files), size, fit, filter, progress, threads), skipped)
     names = [path.as_posix() for path in files]
-    return (images[good] if bad else images), tuple(names[i] for i in good)
+    return images, tuple(names[i] for i in good)
 
 
 def _list(folder: Path) -> list[str]:
@@ -251,12 +237,25 @@ def _read_all(paths, size, fit, filter, progress, threads, cache=None) -> tuple[
     return images, [future.result() for future in futures]
 
 
-def _refuse_bad(results: list[bytes | ImageError]) -> None:
-    """Raises UserError if there are errors among the results, with all of them, or the first 20."""
-    bad = [f"  {result}" for result in results if isinstance(result, ImageError)]
-    if count := len(bad):
-        bad[MOST_SHOWN:] = [f"  and {len(bad) - MOST_SHOWN} more"] if len(bad) > MOST_SHOWN else []
-        raise UserError("\n".join([f"{count} of {len(results)} files cannot be used as images:", *bad]))
+def _usable(
+    read: tuple[np.ndarray, list[bytes | ImageError]], skipped: list[ImageError] | None
+) -> tuple[np.ndarray, list[bytes], list[int]]:
+    """What `_read_all` gives without the bad files, and the numbers of the good ones, (k,).
+
+    The bad are added to `skipped`. Without that list, or if none is good, UserError names them, or the first 20.
+    """
+    images, results = read
+    bad = [result for result in results if isinstance(result, ImageError)]
+    good = [i for i, result in enumerate(results) if not isinstance(result, ImageError)]
+    if bad and (skipped is None or not good):
+        more = [f"  and {len(bad) - MOST_SHOWN} more"] if len(bad) > MOST_SHOWN else []
+        first = f"{len(bad)} of {len(results)} files cannot be used as images:"
+        raise UserError("\n".join([first, *(f"  {error}" for error in bad[:MOST_SHOWN]), *more]))
+    if bad:
+        skipped += bad
+        for place, i in enumerate(good):  # moved up one by one: there may be no room for all of them twice
+            images[place] = images[i]
+    return images[: len(good)], [results[i] for i in good], good
 
 
 def _join_copies(names: list[str], labels: np.ndarray, groups: list[str], digests: list[bytes]) -> tuple:

@@ -95,7 +95,15 @@ LEAKY, BY_IMAGE, BY_GROUP = "augment, then split", "split by image", "split by g
 
 
 # %%
-def three_splits(originals: Slides, data: Slides, settings: Settings) -> dict[str, list[Fold]]:
+def honest_folds(originals: Slides, settings: Settings) -> dict[str, list[Fold]]:
+    """Indices into the slides, for every network of the two honest splits; UserError if there are too few of them."""
+    return {
+        BY_IMAGE: stratified_folds(originals.labels, settings.folds, settings.seed),
+        BY_GROUP: group_folds(originals.labels, originals.groups, settings.folds, settings.seed),
+    }
+
+
+def three_splits(originals: Slides, data: Slides, honest: dict[str, list[Fold]], seed: int) -> dict[str, list[Fold]]:
     """Indices into `data`, the originals and their copies, each grouped by its source, for every network to train."""
     source = np.array([originals.names.index(name) for name in data.groups])
     is_original = np.array([name in originals.names for name in data.names])
@@ -106,14 +114,9 @@ def three_splits(originals: Slides, data: Slides, settings: Settings) -> dict[st
             np.flatnonzero(np.isin(source, fold.test) & is_original),
         )
 
-    leaky = train_test_split(np.arange(len(data)), test_size=0.2, random_state=settings.seed)
-    by_image = stratified_folds(originals.labels, settings.folds, settings.seed)
-    by_group = group_folds(originals.labels, originals.groups, settings.folds, settings.seed)
-    splits = {
-        LEAKY: [Fold(*map(np.sort, leaky))],
-        BY_IMAGE: [enlarged(fold) for fold in by_image],
-        BY_GROUP: [enlarged(fold) for fold in by_group],
-    }
+    leaky = train_test_split(np.arange(len(data)), test_size=0.2, random_state=seed)
+    splits = {LEAKY: [Fold(*map(np.sort, leaky))]}
+    splits |= {name: [enlarged(fold) for fold in folds] for name, folds in honest.items()}
     groups = np.array(originals.groups)[source]
     for fold in splits[BY_IMAGE] + splits[BY_GROUP]:
         assert not related(fold, source), "a copy of a test image is in training"
@@ -211,8 +214,7 @@ def main(settings: Settings) -> dict:
             settings.data, size=settings.drawing_size, group_pattern=settings.group_pattern, progress=advance
         )
     recipe.note_on_groups(originals, console)
-    stratified_folds(originals.labels, settings.folds, settings.seed)  # too many folds are told before the drawing,
-    group_folds(originals.labels, originals.groups, settings.folds, settings.seed)  # and too few groups
+    honest = honest_folds(originals, settings)  # before the drawing, since there may be too few groups
     positive = evaluation.positive_class(originals.classes)
     digest = slides.source_digest(originals)
     folder = resuming.begin_or_resume("leakage", settings, device, data_digest=digest)
@@ -225,7 +227,7 @@ def main(settings: Settings) -> dict:
             batch=settings.batch,
             progress=advance,
         )
-    splits = three_splits(originals, data, settings)
+    splits = three_splits(originals, data, honest, settings.seed)
     console.print(f"{len(originals)} slides became {len(data)} images; {settings.epochs} epochs each", highlight=False)
     pieces = {f"{name}, {i}": tuple(fold) for name, folds in splits.items() for i, fold in enumerate(folds, 1)}
     shared = (data.images, data.labels, settings)

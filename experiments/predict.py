@@ -82,7 +82,8 @@ def main(settings: Settings) -> list[tuple[str, str, float]]:
             f"{Path(name).name}\n{predicted}: {p.max():.0%}" for (name, predicted, _), p in zip(rows, probabilities)
         ]
         first = f", the first {SHOWN}" if len(images) > SHOWN else ""
-        title = f"{len(images)} images and what the network says{first}"
+        what = "1 image" if len(images) == 1 else f"{len(images)} images"
+        title = f"{what} and what the network says{first}"
         figures.gallery(folder / "predictions.png", images[:SHOWN], captions[:SHOWN], title)
         reports.draw_attention(folder / "attention.png", network, parameters, images[:6], captions[:6])
     console.print(table)

@@ -190,6 +190,6 @@ def test_each_stain_is_scaled_and_moved_by_itself_within_its_limits(options, mos
 
 def test_down_then_wider_then_across_is_the_whole_blur():
     keys, images = jax.random.split(jax.random.key(4), 2), np.stack([noise(9, 11), noise(9, 11, seed=1)])
-    got = appearance.compiled_blur(max_sigma=1.5)(keys, images)
+    got = appearance.compiled_blur(max_sigma=1.5)(images, keys)
     one_by_one = [appearance.random_blur(key, image, max_sigma=1.5) for key, image in zip(keys, images)]
     assert_equal_arrays(got, np.stack(one_by_one), "in three programs", atol=1e-6)
