@@ -1,8 +1,11 @@
-"""Which files are read as images at all, and what is refused before a byte of it is decoded."""
+"""Which files are read as images at all, what is refused before a byte of it is decoded; and files written whole."""
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from cnn.errors import ImageError
 
@@ -44,3 +47,14 @@ def read_file(path: str | os.PathLike) -> bytes:
     except (OSError, ValueError) as error:
         reason = f"{'leads to a file that ' * os.path.islink(path)}cannot be opened ({error.args[-1]})"
         raise ImageError(path, reason, "check its name and the permission to read it") from None
+
+
+@contextmanager
+def whole(path: Path, mode: str = "w", **how) -> Iterator[IO]:
+    """Opens a file to be written, as `open` does, which appears whole or not at all, even if the machine goes down."""
+    temporary = path.with_name(path.name + ".part")
+    with open(temporary, mode, **how) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())  # else the disk may know the new name before it has what the file holds
+    os.replace(temporary, path)

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cnn.errors import UserError
+from cnn.files import whole
 
 
 def check_new(out: Path | None) -> None:
@@ -80,13 +81,9 @@ def as_json(content: object) -> str:
 
 
 def write_json(path: Path, content: object) -> Path:
-    """Writes `as_json(content)` to a file, which appears whole or not at all, even if the machine goes down."""
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w", encoding="utf-8") as file:
+    """Writes `as_json(content)` to a file."""
+    with whole(path, encoding="utf-8") as file:
         file.write(as_json(content))
-        file.flush()
-        os.fsync(file.fileno())  # else the disk may know the new name before it has what the file holds
-    os.replace(temporary, path)
     return path
 
 
@@ -116,7 +113,7 @@ def read_config(folder: Path) -> dict:
 
 def write_csv(path: Path, columns: tuple[str, ...], rows: list[tuple]) -> Path:
     """Writes a table, a row of names first."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with whole(path, newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         writer.writerows(rows)

@@ -1,6 +1,5 @@
 """A network's weights as an .npz file: plain arrays by name, readable by numpy alone, and unable to run code."""
 
-import os
 from pathlib import Path
 
 import jax
@@ -9,6 +8,7 @@ import numpy as np
 from flax import nnx
 
 from cnn.errors import UserError
+from cnn.files import whole
 from cnn.network import Network
 
 
@@ -20,10 +20,8 @@ def named_arrays(parameters: nnx.State) -> dict[str, np.ndarray]:
 
 def save_weights(path: Path, parameters: nnx.State) -> None:
     """Writes parameters to an .npz file, whole or not at all; the same parameters always give the same bytes."""
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:  # numpy would add ".npz" to a name without it
+    with whole(path, "wb") as file:  # opened here, since numpy would add ".npz" to a name without it
         np.savez(file, **named_arrays(parameters))
-    os.replace(temporary, path)
 
 
 def load_weights(path: Path, network: Network) -> nnx.State:

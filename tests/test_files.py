@@ -1,4 +1,4 @@
-"""Files: which are read at all, and what is refused before a byte is decoded. Next: test_images.py."""
+"""Files: which are read at all, what is refused undecoded, and how one is written. Next: test_images.py."""
 
 import os
 import re
@@ -8,7 +8,7 @@ import pytest
 
 from cnn import files
 from cnn.errors import ImageError
-from cnn.files import is_image_name
+from cnn.files import is_image_name, whole
 from cnn.images import read_image, write_png
 from tests.test_images import PICTURE
 
@@ -36,3 +36,19 @@ def test_names_in_any_script_and_links_are_read(tmp_path):
     (tmp_path / "link.tif").symlink_to("Gewebe ñ 組織.PNG")  # the contents decide what it is
     np.testing.assert_array_equal(read_image(str(tmp_path / "link.tif")), PICTURE)
     assert [is_image_name(name) for name in ("組織.TIFF", "a.jpeg", ".a.png", "._a.tif", "a.gif")] == [1, 1, 0, 0, 1]
+
+
+def test_a_file_that_could_not_be_finished_leaves_the_one_before_it(tmp_path, monkeypatch):
+    path, kept = tmp_path / "a.csv", []
+    monkeypatch.setattr(os, "fsync", lambda number: kept.append(os.path.getsize(number)))
+    with whole(path) as file:
+        file.write("first")
+        assert not path.exists(), "before it is whole, nothing has its name"
+    with pytest.raises(TypeError, match="not bytes"), whole(path) as file:
+        file.writelines(["sec", b"ond"])
+    assert path.read_text() == "first"
+    with whole(path, "wb") as file:
+        file.write(b"third one")
+    assert path.read_bytes() == b"third one"
+    assert kept == [5, 9], "its bytes are on the disk before its name is"
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["a.csv"]
