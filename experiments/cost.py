@@ -46,6 +46,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import numpy as np
 from rich.console import Console
@@ -101,8 +102,8 @@ def plan(settings: Settings) -> dict[str, list[dict]]:
     }
 
 
-def measure(settings: Settings, console: Console) -> dict[str, list[dict]]:
-    """All points, measured one after the other."""
+def measure(settings: Settings, console: Console, keep: Callable[[dict], None]) -> dict[str, list[dict]]:
+    """All points, measured one after the other; after each, `keep` is given those there are."""
     planned, found = plan(settings), {}
     total, done = sum(map(len, planned.values())), 0
     with progress.bar(console, "measuring", total) as advance:
@@ -110,6 +111,7 @@ def measure(settings: Settings, console: Console) -> dict[str, list[dict]]:
             found[name] = []
             for what in points:
                 found[name].append(point(settings.device, **what))
+                keep(found)
                 done += 1
                 advance(done, total, f"{what['model']}, batch {what['batch']}, {what['size'][0]} x {what['size'][1]}")
     return found
@@ -153,8 +155,11 @@ def main(settings: Settings) -> dict[str, list[dict]]:
     if waited:
         seconds = float(np.median(waited))
         console.print(f"from the command to the first step of the main job: {seconds:.1f} s", highlight=False)
-    found = measure(settings, console)
-    runs.write_json(folder / "cost.json", found | {"first_step_seconds": waited})
+    found = measure(
+        settings,
+        console,
+        lambda points: runs.write_json(folder / "cost.json", points | {"first_step_seconds": waited}),
+    )
     console.print(table(found))
     for name, points in found.items():
         if points:

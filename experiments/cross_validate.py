@@ -39,7 +39,7 @@ class Settings(command_line.Recipe):
     seeds: int = 5
     """How many such cuts, each with networks of its own."""
     tissue_only: bool = False
-    """Judge squares of tissue instead of whole images, so that the amount of white says nothing: morphology alone."""
+    """Judge the squares of each image with the least white, not whole images: white then says less."""
     jobs: int = 1
     """Networks trained at a time, each on an equal share of the processors, and of several GPUs on one."""
 

@@ -192,6 +192,16 @@ def test_the_cost_of_images_from_files(tmp_path):
     assert one["number"] == 20
     assert_plausible(one)
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.json", "cost.json", "images.png"}
+    assert json.loads((tmp_path / "run" / "cost.json").read_text()) == found | {"first_step_seconds": []}
+
+
+def test_a_measurement_that_is_stopped_keeps_the_points_it_had(tmp_path, monkeypatch):
+    points = iter([{"step_seconds": 1.5}])
+    monkeypatch.setattr(cost, "point", lambda device, **what: what | next(points))
+    with pytest.raises(StopIteration):
+        cost.main(cost.Settings(batches=(), sizes=(), numbers=(20, 40), starts=0, out=tmp_path / "run"))
+    (kept,) = json.loads((tmp_path / "run" / "cost.json").read_text())["images"]
+    assert (kept["number"], kept["step_seconds"]) == (20, 1.5)
 
 
 @pytest.mark.slow
