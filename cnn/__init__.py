@@ -4,6 +4,8 @@ What must be set for the whole process before jax first compiles is set here, si
 program into machine code, reads its flags once. Without these settings the project works too, only slower. What the
 user has set already, in XLA_FLAGS or for malloc, is left as it is. (The device, and how exactly it multiplies, a
 program chooses later, in `command_line.choose_device`.)
+
+Times in the comments of this project are of the machine of that day: compare those of one comment, not of two files.
 """
 
 import ctypes

@@ -27,6 +27,7 @@ from cnn.geometry import (
 from cnn.stains import as_light
 
 Augmentation = Callable[[jax.Array, jax.Array], jax.Array]  # (key, image) -> image
+# These exchange pixels or leave some out, and mix none: bytes stay bytes, until the next part.
 MOVE_BYTES = (random_flip_horizontal, random_flip_vertical, random_transpose, random_crop)
 
 
@@ -139,7 +140,8 @@ AUGMENTATIONS: dict[str, Augmentation] = {
         random_flip_vertical,
     ),
     # Tissue has no up or down, so any angle is as likely; mirrored edges add no black corners that a network could
-    # take for tissue; stain and focus differ from laboratory to laboratory.
+    # take for tissue; stain and focus differ from laboratory to laboratory. (A vertical flip is a horizontal one
+    # and half a turn: one flip is enough.)
     "default": compose(
         random_flip_horizontal,
         partial(random_affine, max_degrees=180.0, max_shift=0.05, max_zoom=1.1, sampling="bilinear", fill="reflect"),

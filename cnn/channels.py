@@ -26,7 +26,7 @@ def add_bias(inputs: jax.Array, bias: jax.Array) -> jax.Array:
 
     Args:
         inputs: (batch, height, width, channels).
-        bias: (channels,).
+        bias: (channels,), of the same dtype.
     Raises:
         ShapeError: if there is not one bias a channel.
 

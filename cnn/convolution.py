@@ -20,7 +20,7 @@ from cnn.errors import ShapeError
 from cnn.windows import Padding, Sides, pair, places, resolve_padding
 
 
-def geometry(
+def fit(
     image_shape: tuple[int, ...], kernel_shape: tuple[int, ...], stride: int | tuple[int, int], padding: Padding
 ) -> tuple[tuple[int, int], Sides, tuple[int, int]]:
     """Checks that a kernel fits on images, and says where its places are.
@@ -58,7 +58,7 @@ def geometry(
 
 def convolve_loops(images: np.ndarray, kernel: np.ndarray, stride=1, padding: Padding = "VALID") -> np.ndarray:
     """The definition, as loops over the places: (batch, height, width, in) -> (batch, out_height, out_width, out)."""
-    (sy, sx), sides, (out_height, out_width) = geometry(images.shape, kernel.shape, stride, padding)
+    (sy, sx), sides, (out_height, out_width) = fit(images.shape, kernel.shape, stride, padding)
     padded = np.pad(images, ((0, 0), *sides, (0, 0)))
     kernel_height, kernel_width, _, out_channels = kernel.shape
     out = np.zeros((len(images), out_height, out_width, out_channels), np.result_type(images, kernel))
@@ -76,7 +76,8 @@ def convolve_loops_gradient(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The gradient of the definition, as loops: where each product came from, there its gradient goes.
 
-    out[n, y, x, o] contains the product  patch[i, j, c] * kernel[i, j, c, o]  once, so by the product rule
+    out[n, y, x, o] contains the product  patch[i, j, c] * kernel[i, j, c, o]  once, so by the chain rule a factor gets
+    the other one, times upstream:
 
         d_kernel[i, j, c, o] += patch[i, j, c]     * upstream[n, y, x, o]
         d_patch [i, j, c]    += kernel[i, j, c, o] * upstream[n, y, x, o]
@@ -86,7 +87,7 @@ def convolve_loops_gradient(
     Returns:
         the gradients by the images and by the kernel, each of their argument's shape.
     """
-    (sy, sx), sides, (out_height, out_width) = geometry(images.shape, kernel.shape, stride, padding)
+    (sy, sx), sides, (out_height, out_width) = fit(images.shape, kernel.shape, stride, padding)
     padded = np.pad(images, ((0, 0), *sides, (0, 0)))
     d_padded, d_kernel = np.zeros_like(padded), np.zeros_like(kernel)
     kernel_height, kernel_width = kernel.shape[:2]
@@ -102,13 +103,13 @@ def convolve_loops_gradient(
 
 
 def convolve_im2col(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = "VALID") -> jax.Array:
-    """One matrix product ("image to columns"; here rows): each patch becomes one, each output channel a column.
+    """One matrix product ("image to columns"; here rows): of a row for each patch and a column for each output channel.
 
     (places, kernel_height * kernel_width * in) @ (kernel_height * kernel_width * in, out). It costs memory: a 3 x 3
     kernel copies each pixel nine times (Chellapilla, Puri and Simard, "High performance convolutional neural networks
     for document processing", 2006). The gradient by the kernel is a product too: rows.T @ upstream.
     """
-    (sy, sx), sides, (out_height, out_width) = geometry(images.shape, kernel.shape, stride, padding)
+    (sy, sx), sides, (out_height, out_width) = fit(images.shape, kernel.shape, stride, padding)
     padded = jnp.pad(images, ((0, 0), *sides, (0, 0)))
     kernel_height, kernel_width, in_channels, out_channels = kernel.shape
     last_y, last_x = (out_height - 1) * sy + 1, (out_width - 1) * sx + 1
@@ -130,7 +131,7 @@ def convolve_fft(images: jax.Array, kernel: jax.Array, stride=1, padding: Paddin
     for large kernels only. A stride just throws places away.
     Shapes are those of `convolve_loops`.
     """
-    (sy, sx), sides, (out_height, out_width) = geometry(images.shape, kernel.shape, stride, padding)
+    (sy, sx), sides, (out_height, out_width) = fit(images.shape, kernel.shape, stride, padding)
     padded = jnp.pad(images, ((0, 0), *sides, (0, 0)))
     kernel_height, kernel_width = kernel.shape[:2]
     size = padded.shape[1:3]
@@ -148,5 +149,5 @@ def convolve_lax(images: jax.Array, kernel: jax.Array, stride=1, padding: Paddin
 
     Shapes are those of `convolve_loops`. Axes: N batch, H height, W width, C channels; I in and O out.
     """
-    stride, sides, _ = geometry(images.shape, kernel.shape, stride, padding)
+    stride, sides, _ = fit(images.shape, kernel.shape, stride, padding)
     return lax.conv_general_dilated(images, kernel, stride, sides, dimension_numbers=("NHWC", "HWIO", "NHWC"))

@@ -1,5 +1,7 @@
 """The parts that do not look at neighbours: dense, ReLU, flatten, and dropout."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -45,7 +47,7 @@ def relu(inputs: jax.Array) -> jax.Array:
 
 def flatten(images: jax.Array) -> jax.Array:
     """(batch, height, width, channels) -> (batch, height * width * channels), in that order (row-major)."""
-    return images.reshape(images.shape[0], -1)
+    return images.reshape(len(images), math.prod(images.shape[1:]))  # -1 would not do for an empty batch
 
 
 def check_rate(rate: float) -> None:
@@ -62,7 +64,7 @@ def dropout(key: jax.Array, inputs: jax.Array, rate: float) -> jax.Array:
     way to prevent neural networks from overfitting", JMLR 15, 2014, sections 4 and 10.)
 
     Args:
-        key: a key that is used for this call only.
+        key: `jax.random.key(seed)`, or one derived from it. The same key drops the same, so it is used once only.
         inputs: any shape, floating point.
         rate: the share that is dropped, in [0, 1).
     Raises:

@@ -27,6 +27,9 @@ class ImageError(UserError):
         super().__init__(f"{path}: {reason}; {remedy}")
         self.path, self.reason, self.remedy = str(path), reason, remedy
 
+    def __reduce__(self):
+        return type(self), (self.path, self.reason, self.remedy)
+
 
 def printable(text: str) -> str:
     """The text with every character that a terminal would obey, not show, as its escape; line ends stay.

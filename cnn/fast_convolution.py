@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from cnn.convolution import geometry
+from cnn.convolution import fit
 from cnn.windows import Padding, Sides
 
 _PLAIN = ("NHWC", "HWIO", "NHWC")
@@ -30,7 +30,7 @@ _NONE = ((0, 0), (0, 0))
 
 
 def convolve(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = "VALID") -> jax.Array:
-    """Convolves images with a kernel; differentiable in both (reverse mode, and on a GPU not twice).
+    """Convolves images with a kernel; differentiable in both by `jax.grad` (on a GPU not twice), not by `jax.jvp`.
 
     out[n, y, x, o] = sum over i, j, c of padded[n, y * stride + i, x * stride + j, c] * kernel[i, j, c, o]
 
@@ -42,7 +42,7 @@ def convolve(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = 
     Returns:
         (batch, out_height, out_width, out_channels), out = floor((size + padding - kernel) / stride) + 1.
     Raises:
-        ShapeError: if the shapes do not fit together (see `convolution.geometry`).
+        ShapeError: if the shapes do not fit together (see `convolution.fit`).
 
     >>> import jax.numpy as jnp
     >>> row = jnp.array([1.0, 2.0, 4.0, 8.0]).reshape(1, 1, 4, 1)
@@ -50,9 +50,10 @@ def convolve(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = 
     >>> convolve(row, difference).ravel().tolist()  # 2 - 1, 4 - 2, 8 - 4
     [1.0, 2.0, 4.0]
     """
-    stride, sides, out = geometry(images.shape, kernel.shape, stride, padding)
+    stride, sides, out = fit(images.shape, kernel.shape, stride, padding)
     if jax.default_backend() != "cpu":  # what is done below is for processors
         return convolve_on_gpu(images, kernel, stride, sides)
+    # Few channels, and a kernel made of whole blocks: a block's pixels can lie side by side, as channels.
     if 1 < stride[0] * stride[1] <= _FEW / kernel.shape[2] and not any(w % s for w, s in zip(kernel.shape, stride)):
         return _convolve(*fold(images, kernel, stride, sides, out), (1, 1), _NONE)
     return _convolve(images, kernel, stride, sides)
@@ -87,7 +88,8 @@ def fold(images: jax.Array, kernel: jax.Array, stride, sides: Sides, out) -> tup
     taps = kernel.reshape(kernel.shape[0] // sy, sy, kernel.shape[1] // sx, sx, channels, -1).transpose(
         0, 2, 1, 3, 4, 5
     )
-    return blocks.reshape(batch, rows, columns, -1), taps.reshape(*taps.shape[:2], -1, kernel.shape[3])
+    together = sy * sx * channels
+    return blocks.reshape(batch, rows, columns, together), taps.reshape(*taps.shape[:2], together, kernel.shape[3])
 
 
 def convolve_by_four(images: jax.Array, kernel: jax.Array, sides: Sides, out) -> jax.Array:
@@ -106,33 +108,33 @@ def convolve_by_four(images: jax.Array, kernel: jax.Array, sides: Sides, out) ->
         (batch, *out, out_channels).
     """
     (kernel_height, kernel_width, channels, kernels), blocks = kernel.shape, [-(-n // 2) for n in out]
-    taps = [-(-(w + 1) // 2) for w in kernel.shape[:2]]  # blocks that a kernel reaches, wherever in one it begins
+    reach = [-(-(w + 1) // 2) for w in kernel.shape[:2]]  # blocks, wherever in one the kernel begins
     edges = [
-        (low, 2 * (places + reach - 1) - n - low, 0)
-        for places, reach, n, (low, _) in zip(blocks, taps, images.shape[1:3], sides)
+        (low, 2 * (places + further - 1) - n - low, 0)
+        for places, further, n, (low, _) in zip(blocks, reach, images.shape[1:3], sides)
     ]
     padded = _padded(images, edges)
-    begun = [  # the kernel, beginning at each of the four pixels of a block: (2 * taps, 2 * taps, in, out)
-        jnp.pad(kernel, ((i, 2 * taps[0] - kernel_height - i), (j, 2 * taps[1] - kernel_width - j), (0, 0), (0, 0)))
+    begun = [  # the kernel, beginning at each of the four pixels of a block: (2 * reach, 2 * reach, in, out)
+        jnp.pad(kernel, ((i, 2 * reach[0] - kernel_height - i), (j, 2 * reach[1] - kernel_width - j), (0, 0), (0, 0)))
         for i in (0, 1)
         for j in (0, 1)
     ]
-    four = jnp.stack(begun, axis=3).reshape(2 * taps[0], 2 * taps[1], channels, 4 * kernels)
+    four = jnp.stack(begun, axis=3).reshape(2 * reach[0], 2 * reach[1], channels, 4 * kernels)
     side_by_side = [2 * n for n in blocks]
     operands = fold(padded, four, (2, 2), _NONE, blocks)
     result = lax.conv_general_dilated(*operands, (1, 1), _NONE, dimension_numbers=_PLAIN)
-    result = result.reshape(-1, *blocks, 2, 2, kernels).transpose(0, 1, 3, 2, 4, 5)
-    return result.reshape(-1, *side_by_side, kernels)[:, : out[0], : out[1]]
+    result = result.reshape(len(images), *blocks, 2, 2, kernels).transpose(0, 1, 3, 2, 4, 5)
+    return result.reshape(len(images), *side_by_side, kernels)[:, : out[0], : out[1]]
 
 
 # `custom_vjp` takes a gradient of ours in place of jax's own. `_forward` gives the result and what the way back needs;
 # `_backward` gets that and `upstream`, the gradient of the loss by the result, and returns the gradient by each
-# argument that has one. Those that have none, `nondiff_argnums`, come first in `_backward`. (The way of "reverse
-# mode".)
+# argument that has one. Those that have none, `nondiff_argnums`, come first in `_backward`.
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(images: jax.Array, kernel: jax.Array, stride: tuple[int, int], sides: Sides) -> jax.Array:
+    # A block of four pixels has four times the channels; of a kernel one pixel high or wide, half would be zeros.
     if stride == (1, 1) and kernel.shape[2] <= _FEW // 4 and min(kernel.shape[:2]) > 1:
-        return convolve_by_four(images, kernel, sides, geometry(images.shape, kernel.shape, stride, sides)[2])
+        return convolve_by_four(images, kernel, sides, fit(images.shape, kernel.shape, stride, sides)[2])
     return lax.conv_general_dilated(images, kernel, stride, sides, dimension_numbers=_PLAIN)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn.errors import ShapeError
-from cnn.resampling import FETCHING, Places, affine, chained, look, mirror, places, rotation, shear, shift, zoom
+from cnn.resampling import FETCHING, Sources, affine, chained, look, mirror, rotation, shear, shift, sources, zoom
 
 
 def _between(key: jax.Array, limit: float) -> jax.Array:
@@ -127,6 +127,7 @@ def random_affine(
     return affine(image, draw_matrix(key, image.shape, **limits), **how)
 
 
+# What is a matrix, so that several are one, and one resampling: see `compiled_map`.
 MAPS = (random_flip_horizontal, random_flip_vertical, random_affine)
 
 
@@ -157,10 +158,10 @@ def compiled_map(*parts: Callable) -> Callable[..., jax.Array]:
     value = how.pop("value", 0.0)
 
     @partial(jax.jit, static_argnums=0)
-    def draw(shape: tuple[int, ...], *keys: jax.Array) -> Places:
-        def one(*keys: jax.Array) -> Places:
+    def draw(shape: tuple[int, ...], *keys: jax.Array) -> Sources:
+        def one(*keys: jax.Array) -> Sources:
             maps = [_map_of(part, key, shape) for part, key in zip(parts, keys, strict=True)]
-            return places(chained(*maps), shape, **how)
+            return sources(chained(*maps), shape, **how)
 
         return jax.vmap(one)(*keys)
 

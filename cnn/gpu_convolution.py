@@ -2,15 +2,15 @@
 
 A GPU has many multiprocessors (an H100: 132), each with little fast memory of its own, and one large, slow memory for
 all. What is slow is fetching, not multiplying, so what was fetched must be used often. As in
-`convolution.convolve_im2col` the kernel is a matrix: below, a *weight* is the number of one of its rows, (i, j, c) in
+`convolution.convolve_im2col` the kernel is a matrix: below, a *tap* is the number of one of its rows, (i, j, c) in
 the window, and a *place* is the number of an output pixel, (n, y, x). A *tile* is the result for 64 or 128 places and
-up to 64 output channels; a *program* makes one. It goes through the weights 32 at a time: fetches what these see at
+up to 64 output channels; a *program* makes one. It goes through the taps 32 at a time: fetches what these see at
 its places, (places, 32), and their rows of the kernel, (32, out_channels), multiplies the two, and adds the product to
 its sums, which stay in fast memory until they are done. So each number of a patch serves up to 64 channels, each of the
 kernel 64 or 128 places, and the matrix of all patches, nine times the image for a 3 x 3 kernel, never exists whole.
 
 The gradient by the kernel is the transposed product, patches.T @ upstream, with the sum over places: a tile is up to 64
-weights and 64 output channels, and its programs go through some of the places each, 64 at a time. Their sums are added
+taps and 64 output channels, and its programs go through some of the places each, 64 at a time. Their sums are added
 up in a fixed order, so that the same seed gives the same bits.
 
 NVIDIA's library (cuDNN), which XLA calls, is made for many channels, and for factors rounded to 11 significant bits
@@ -84,11 +84,11 @@ def _multiply(a: jax.Array, b: jax.Array, exact: bool) -> jax.Array:
     return lax.dot(a, b, precision=precision, preferred_element_type=jnp.float32)
 
 
-def _patches(images_ref, place: jax.Array, weight: jax.Array, image_shape, window, stride, out) -> jax.Array:
-    """What each weight sees at each place: (places, weights), from the places' and the weights' numbers.
+def _patches(images_ref, place: jax.Array, tap: jax.Array, image_shape, window, stride, out) -> jax.Array:
+    """What each tap sees at each place: (places, taps), from the places' and the taps' numbers.
 
     In a flat array pixel (n, y, x, c) is number ((n * height + y) * width + x) * channels + c. `corner` is the part of
-    it that depends on the place, `below` the part that depends on the weight, and their sum is what to fetch.
+    it that depends on the place, `below` the part that depends on the tap, and their sum is what to fetch.
 
     `lax.div` rounds towards 0 and `//` down. Nothing is negative here, so both are right; but what `//` does for
     negative numbers hides from the compiler that neighbouring channels lie side by side, and it fetches them one by
@@ -97,10 +97,10 @@ def _patches(images_ref, place: jax.Array, weight: jax.Array, image_shape, windo
     batch, height, width, channels = image_shape
     n, y, x = lax.div(place, out[0] * out[1]), lax.rem(lax.div(place, out[1]), out[0]), lax.rem(place, out[1])
     row = window[1] * channels
-    i, j, c = lax.div(weight, row), lax.rem(lax.div(weight, channels), window[1]), lax.rem(weight, channels)
+    i, j, c = lax.div(tap, row), lax.rem(lax.div(tap, channels), window[1]), lax.rem(tap, channels)
     corner = ((n * height + y * stride[0]) * width + x * stride[1]) * channels
     below = (i * width + j) * channels + c
-    inside = (place < batch * out[0] * out[1])[:, None] & (weight < window[0] * row)
+    inside = (place < batch * out[0] * out[1])[:, None] & (tap < window[0] * row)
     return triton.load(images_ref.at[corner[:, None] + below], mask=inside, other=0)
 
 
@@ -116,21 +116,21 @@ def convolve_by_tiles(images: jax.Array, kernel: jax.Array, stride: tuple[int, i
     """
     (*window, _, out_channels), (batch, height, width, channels) = kernel.shape, images.shape
     out = (height - window[0]) // stride[0] + 1, (width - window[1]) // stride[1] + 1
-    weights, places, exact = window[0] * window[1] * channels, batch * out[0] * out[1], is_exact(images.dtype)
-    tile_places, tile_weights, tile_out = 64 if exact else 128, 32, _power_of_two(out_channels, 64)
+    taps, places, exact = window[0] * window[1] * channels, batch * out[0] * out[1], is_exact(images.dtype)
+    tile_places, tile_taps, tile_out = 64 if exact else 128, 32, _power_of_two(out_channels, 64)
 
     def program(images_ref, kernel_ref, result_ref):
         place = pl.program_id(0) * tile_places + jnp.arange(tile_places)
         o = pl.program_id(1) * tile_out + jnp.arange(tile_out)
 
         def add(step, total):
-            weight = step * tile_weights + jnp.arange(tile_weights)
-            patches = _patches(images_ref, place, weight, images.shape, window, stride, out)
-            inside = (weight < weights)[:, None] & (o < out_channels)
-            columns = triton.load(kernel_ref.at[weight[:, None] * out_channels + o], mask=inside, other=0)
+            tap = step * tile_taps + jnp.arange(tile_taps)
+            patches = _patches(images_ref, place, tap, images.shape, window, stride, out)
+            inside = (tap < taps)[:, None] & (o < out_channels)
+            columns = triton.load(kernel_ref.at[tap[:, None] * out_channels + o], mask=inside, other=0)
             return total + _multiply(patches, columns, exact)
 
-        total = lax.fori_loop(0, pl.cdiv(weights, tile_weights), add, jnp.zeros((tile_places, tile_out), jnp.float32))
+        total = lax.fori_loop(0, pl.cdiv(taps, tile_taps), add, jnp.zeros((tile_places, tile_out), jnp.float32))
         inside = (place < places)[:, None] & (o < out_channels)
         triton.store(result_ref.at[place[:, None] * out_channels + o], total.astype(images.dtype), mask=inside)
 
@@ -151,30 +151,30 @@ def kernel_gradient_by_tiles(
         stride: (vertical, horizontal) pixels from place to place.
     """
     (batch, _, _, channels), (_, *out, out_channels) = images.shape, upstream.shape
-    weights, places, exact = window[0] * window[1] * channels, batch * out[0] * out[1], is_exact(images.dtype)
-    tile_places, tile_weights, tile_out = 64, _power_of_two(weights, 64), _power_of_two(out_channels, 64)
-    across = pl.cdiv(weights, tile_weights), pl.cdiv(out_channels, tile_out)
+    taps, places, exact = window[0] * window[1] * channels, batch * out[0] * out[1], is_exact(images.dtype)
+    tile_places, tile_taps, tile_out = 64, _power_of_two(taps, 64), _power_of_two(out_channels, 64)
+    across = pl.cdiv(taps, tile_taps), pl.cdiv(out_channels, tile_out)
     steps = pl.cdiv(pl.cdiv(places, tile_places), max(1, PROGRAMS // (across[0] * across[1])))  # of each program
     parts = pl.cdiv(pl.cdiv(places, tile_places), steps)
 
     def program(images_ref, upstream_ref, result_ref):
         part = pl.program_id(0)
-        weight = pl.program_id(1) * tile_weights + jnp.arange(tile_weights)
+        tap = pl.program_id(1) * tile_taps + jnp.arange(tile_taps)
         o = pl.program_id(2) * tile_out + jnp.arange(tile_out)
 
         def add(step, total):
             place = (part * steps + step) * tile_places + jnp.arange(tile_places)
-            patches = _patches(images_ref, place, weight, images.shape, window, stride, out)
+            patches = _patches(images_ref, place, tap, images.shape, window, stride, out)
             inside = (place < places)[:, None] & (o < out_channels)
             columns = triton.load(upstream_ref.at[place[:, None] * out_channels + o], mask=inside, other=0)
             return total + _multiply(patches.T, columns, exact)
 
-        total = lax.fori_loop(0, steps, add, jnp.zeros((tile_weights, tile_out), jnp.float32))
-        inside = (weight < weights)[:, None] & (o < out_channels)
-        triton.store(result_ref.at[(part * weights + weight)[:, None] * out_channels + o], total, mask=inside)
+        total = lax.fori_loop(0, steps, add, jnp.zeros((tile_taps, tile_out), jnp.float32))
+        inside = (tap < taps)[:, None] & (o < out_channels)
+        triton.store(result_ref.at[(part * taps + tap)[:, None] * out_channels + o], total, mask=inside)
 
     # Nothing is loaded ahead: it would be transposed on its way, one number at a time instead of four.
-    sums = _run(program, (parts, *across), parts * weights * out_channels, jnp.float32, 1, images, upstream)
+    sums = _run(program, (parts, *across), parts * taps * out_channels, jnp.float32, 1, images, upstream)
     return sums.reshape(parts, *window, channels, out_channels).sum(0)
 
 

@@ -5,7 +5,8 @@ How large they start decides whether signals fade or explode from layer to layer
     glorot_uniform  within +-sqrt(6 / (fan_in + fan_out)): the default of Keras, so of the network of 2017
                     (Glorot and Bengio, AISTATS 2010, equation 16)
     he_normal       variance 2 / fan_in: makes up for the half of the signal that a ReLU removes
-                    (He, Zhang, Ren and Sun, ICCV 2015, equation 10); cut off at two standard deviations, as in Keras
+                    (He, Zhang, Ren and Sun, ICCV 2015, equation 10); cut off at two standard deviations, and widened
+                    again to this variance, as in Keras
 
 fan_in is the number of inputs that one output sees, kernel_height * kernel_width * in_channels for a convolution, and
 fan_out the number of outputs that one input is seen by.
@@ -60,6 +61,7 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 
 def glorot_uniform(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
     """A kernel of this shape, (height, width, in, out) or (in, out), even within +-sqrt(6 / (fan_in + fan_out))."""
+    # Numbers that are even within +-a have the variance a^2 / 3, and 2 / (fan_in + fan_out) is wanted.
     limit = np.sqrt(np.float32(3) * np.float32(2 / sum(fans(shape))))
     return _drawn(key, shape, limit, normal=False).astype(dtype)
 

@@ -10,7 +10,9 @@ Kernels start at random (`initialization.py`), biases at 0.
 
 Flax's `nnx.Module` is an ordinary class whose arrays can be taken out and put in from outside. One in an `nnx.Param` is
 learned: the optimizer moves it. One in an `nnx.BatchStat` is kept beside these, and no gradient moves it.
-`parameter[...]` is the array itself, and `parameter[...] = new` replaces it.
+`parameter[...]` is the array itself, and `parameter[...] = new` replaces it. `nnx.split(network)` takes a network apart
+into a graph (which layers, of which sizes) and a state (their arrays), and `nnx.merge(graph, state)` puts it together
+again: so a training step can be a plain function of arrays.
 """
 
 import jax

@@ -21,13 +21,15 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """-log of the probability that one logit gives to the true one of two classes.
 
     With p = sigmoid(z):  -y log p - (1 - y) log(1 - p)  =  max(z, 0) - y z + log(1 + exp(-|z|)).
-    The form on the right never takes the log of 0 and never overflows. Its gradient is sigmoid(z) - y.
+    The form on the right never takes the log of 0 and never overflows. (It is log p = -log(1 + exp(-z)) and
+    log(1 - p) = -z - log(1 + exp(-z)); and where z < 0, log(1 + exp(-z)) = -z + log(1 + exp(z)).) Its gradient is
+    sigmoid(z) - y.
 
     Args:
         logits: (batch, 1), floating point.
-        labels: (batch,), 0 or 1.
+        labels: (batch,), 0 or 1; any other gives NaN.
     Returns:
-        (batch,), in nats, 0 or more.
+        (batch,), 0 or more, in nats: by natural logarithms, so that a guess between two costs log 2 = 0.69.
 
     >>> binary_cross_entropy(jnp.array([[0.0], [1000.0]]), jnp.array([1, 0])).tolist()  # log 2, and 1000
     [0.6931471824645996, 1000.0]
@@ -37,7 +39,8 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     _check_labels("binary cross-entropy", logits, labels)
     z = logits[:, 0]
     # max(z, 0) and |z| take the same branch at z = 0, so that the gradient there is sigmoid(0) - y = 1/2 - y.
-    return jnp.where(z >= 0, z, 0) - z * labels + jnp.log1p(jnp.exp(jnp.where(z >= 0, -z, z)))
+    losses = jnp.where(z >= 0, z, 0) - z * labels + jnp.log1p(jnp.exp(jnp.where(z >= 0, -z, z)))
+    return jnp.where((labels == 0) | (labels == 1), losses, jnp.nan)
 
 
 def softmax_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:

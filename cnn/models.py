@@ -38,7 +38,7 @@ class Row(NamedTuple):
     layer: str
     shape: tuple[int, ...]  # without the batch
     parameters: int
-    receptive_field: int | None  # the square's side; None once the image is flat
+    receptive_field: int | None  # the longer side; None once the image is flat
 
 
 def outputs_for(classes: int) -> int:
@@ -61,8 +61,8 @@ def table(network: Network, image_shape: tuple[int, int, int]) -> list[Row]:
         ShapeError: if a layer cannot take what the one before gives; the message names the layer's place.
     """
     _channels(image_shape)
-    shape, rows, windows = (1, *image_shape), [], [(1, 1)]
-    for number, layer in enumerate(network.layers, start=1):
+    shape, rows, windows = (1, *image_shape), [], [((1, 1), (1, 1))]
+    for number, layer in enumerate(network.layers):
         try:
             shape = jax.eval_shape(layer, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
         except ShapeError as error:
@@ -70,8 +70,9 @@ def table(network: Network, image_shape: tuple[int, int, int]) -> list[Row]:
             raise ShapeError(f"layer {number}, {layer}, of a network for {size} images", *error.got_and_want) from error
         count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param)))
         if hasattr(layer, "window"):
-            windows.append((max(layer.window), max(layer.stride)))
-        field = receptive_fields(windows)[-1] if len(shape) == 4 else None
+            windows.append((layer.window, layer.stride))
+        sides = [receptive_fields([(w[axis], s[axis]) for w, s in windows])[-1] for axis in (0, 1)]
+        field = max(sides) if len(shape) == 4 else None
         rows.append(Row(str(layer), shape[1:], count, field))
     return rows
 
@@ -157,7 +158,7 @@ def tissue(
     pool: str = "attention",
     key: jax.Array,
 ) -> Network:
-    """A small network for few slides, that takes images of any size: trained on squares, used on whole slides.
+    """A small network for few slides, that takes any size from 16 x 16: trained on squares, used on whole slides.
 
     In the networks above nearly all parameters are in a dense layer that learns where in the image something is; tissue
     may lie anywhere. Here 64 features are averaged over all places before 64 weights judge them, and attention decides
@@ -195,7 +196,8 @@ def tissue(
                 Convolution(before, width, padding="SAME", bias=False, initializer=he_normal, key=keys[number])
             )
         # No biases: a normalisation would take them away again, and adds a shift of its own. It comes after the pool,
-        # on a quarter of the numbers.
+        # on a quarter of the numbers. (Unlike a bias and a ReLU, see `seed`, that makes it another network: mean and
+        # variance are those of the winners, and a scale below 0 would turn their order round.)
         layers += [*([MaxPool(2)] if number < 3 else []), BatchNorm(width), ReLU()]
     pooling = AttentionPool(widths[-1], key=keys[-2]) if pool == "attention" else GlobalAveragePool()
     return Network([*layers, pooling, Dropout(dropout), Dense(widths[-1], outputs_for(classes), key=keys[-1])])

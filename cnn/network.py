@@ -34,7 +34,7 @@ class Network(nnx.Module):
         """
         number = len(self.layers)
         alone = next((i for i, layer in enumerate(self.layers) if not isinstance(layer, _LOOK_AT_ONE_IMAGE)), number)
-        if parts > 1 and sum(isinstance(layer, Convolution) for layer in self.layers[:alone]) > 1:
+        if parts > 1 and len(inputs) and sum(isinstance(layer, Convolution) for layer in self.layers[:alone]) > 1:
             edges = [len(inputs) * i // parts for i in range(parts + 1)]
             done = [self._apply(inputs[a:b], range(alone), key) for a, b in pairwise(edges) if a < b]
             return self._apply(jnp.concatenate(done), range(alone, number), key)

@@ -7,7 +7,8 @@ What differs is over which numbers mean and variance are taken; for (batch, heig
     batch_norm   over batch, height and width, for each channel: an image's output depends on the others in its batch,
                  so in use, where there may be no batch, the running means of training take its place
     layer_norm   over height, width and channels, for each image: the same in training and in use, and blind to a
-                 positive factor, as is a stronger stain, where a network sees amounts of stain and has no bias before
+                 positive factor. A stronger stain is one, if the network sees amounts of stain and adds no bias
+                 before. (No network of `models.py` uses it; it is here for yours.)
 
 Why it helps: the loss becomes smoother and bears larger steps, and no layer has to follow what the one before does to
 the scale of its inputs (Ioffe and Szegedy, ICML 2015; Santurkar et al., NeurIPS 2018).
@@ -42,7 +43,7 @@ def batch_norm(inputs: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[j
 
     Args:
         inputs: (batch, height, width, channels), floating point.
-        scale, shift: (channels,).
+        scale, shift: (channels,), of the same dtype.
     Returns:
         outputs, of the inputs' shape and dtype; mean; variance.
     """
@@ -62,7 +63,10 @@ def _backward(kept, upstream):
 
     Written out, it is two sums a channel; jax's own way through the formula is several, and longer to compile.
     With x = (inputs - mean) * r, r = 1 / sqrt(variance + 0.001), an input moves its output by scale * r, the channel's
-    mean by 1 / count, and its variance by 2 (input - mean) / count.
+    mean by 1 / count, and its variance by 2 (input - mean) / count. The mean moves every output of the channel by
+    -scale * r, the variance by -scale * r^2 / 2 * x. (That the mean moves the variance too does not count: the
+    distances from it sum to 0.) So the loss changes with the mean by of_mean - scale * r * of_shift, and with the
+    variance by of_variance - scale * r^2 / 2 * of_scale; both go on to the inputs.
     """
     inputs, scale, mean, variance = kept
     of_outputs, of_mean, of_variance = upstream

@@ -1,7 +1,8 @@
 """Pooling: one number a window, the largest or the mean. It shrinks the image, and has no parameters.
 
 Both are written as a sum (or maximum) over the offsets inside a window: for each offset, one strided slice holds that
-pixel of every window at once. A 2 x 2 pool is thus four slices, which XLA fuses into one pass.
+pixel of every window at once. A 2 x 2 pool is thus four slices, which XLA fuses into one pass. That is for small
+windows: 32 x 32 are 1,024 slices, and take seven seconds to compile. For a whole image there is `global_average_pool`.
 """
 
 from functools import partial
@@ -56,7 +57,8 @@ def max_pool(images: jax.Array, window=2, stride=None, padding: Padding = "VALID
     """The largest pixel of each window, channel by channel.
 
     Its gradient goes to the largest pixel alone; of equal ones, to the first in reading order. NaN wins over every
-    number, so that it is not hidden. Padded pixels are minus infinity: they never win.
+    number, so that it is not hidden. Padded pixels are minus infinity: no finite number loses to them. For
+    `jax.grad`, not `jax.jvp`.
 
     Args:
         images: (batch, height, width, channels), floating point.

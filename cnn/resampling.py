@@ -2,7 +2,7 @@
 
 An affine map says, for each pixel of the result, where in the given image to look: (y, x) in = matrix @ (y, x, 1) out,
 both measured in pixels from the image's centre, y downwards. Looking from the result backwards leaves no holes. Several
-maps are one: first `a`, then `b`, is `a @ b`.
+maps are one: first `a`, then `b`, is `a @ b`, in this order, since it is `b`'s pixels that are looked for first.
 """
 
 import functools
@@ -62,7 +62,7 @@ if "xla_cpu_disable_new_fusion_emitters" in os.environ.get("XLA_FLAGS", ""):
     FETCHING = {"xla_backend_extra_options": ""}  # none of them
 
 
-class Places(NamedTuple):
+class Sources(NamedTuple):
     """Where the pixels of a result lie on the given image; all (height, width)."""
 
     first: jax.Array  # int32: number of the pixel there, or of the upper left one of the four around
@@ -80,7 +80,9 @@ def _folded(coordinate: jax.Array, size: int, fill: str) -> jax.Array:
     return jnp.clip(coordinate, 0, size - 1)
 
 
-def places(matrix: jax.Array, shape: tuple[int, ...], *, sampling: str = "bilinear", fill: str = "constant") -> Places:
+def sources(
+    matrix: jax.Array, shape: tuple[int, ...], *, sampling: str = "bilinear", fill: str = "constant"
+) -> Sources:
     """Where a (3, 3) map makes the pixels of the result look, for an image of the shape (height, width, ...).
 
     Options and errors: see `affine`.
@@ -99,24 +101,26 @@ def places(matrix: jax.Array, shape: tuple[int, ...], *, sampling: str = "biline
         inside = (y >= -slack) & (y <= height - 1 + slack) & (x >= -slack) & (x <= width - 1 + slack)
     if sampling == "nearest":
         top, left = _folded(jnp.floor(y + 0.5), height, fill), _folded(jnp.floor(x + 0.5), width, fill)
-        return Places(top.astype(jnp.int32) * width + left.astype(jnp.int32), None, None, inside)
+        return Sources(top.astype(jnp.int32) * width + left.astype(jnp.int32), None, None, inside)
     y, x = _folded(y, height, fill), _folded(x, width, fill)
     # The last row and column are the lower and right ones of those before them: there, down or right is 1.
     top, left = jnp.floor(jnp.minimum(y, max(height - 2, 0))), jnp.floor(jnp.minimum(x, max(width - 2, 0)))
-    return Places(top.astype(jnp.int32) * width + left.astype(jnp.int32), y - top, x - left, inside)
+    return Sources(top.astype(jnp.int32) * width + left.astype(jnp.int32), y - top, x - left, inside)
 
 
-def look(images: jax.Array, where: Places, *, value: float = 0.0) -> jax.Array:
+def look(images: jax.Array, where: Sources, *, value: float = 0.0) -> jax.Array:
     """What a batch, (batch, height, width, channels), shows at its places, each (batch, height, width)."""
     batch, height, width, channels = images.shape
     kind = jnp.float32 if images.dtype == jnp.uint8 else images.dtype
     values = images.ravel()
     begins = (where.first + height * width * jnp.arange(batch)[:, None, None]) * channels  # its number among all values
-    pixels = lax.GatherDimensionNumbers(offset_dims=(3,), collapsed_slice_dims=(), start_index_map=(0,))
+    # From each of `begins` take so many numbers in a row, and lay them along axis 3. Beginning with values[far:], all
+    # four corners share the same places; that these are on the image, `sources` has seen to.
+    a_pixel = lax.GatherDimensionNumbers(offset_dims=(3,), collapsed_slice_dims=(), start_index_map=(0,))
 
     def at(down: int, right: int) -> jax.Array:  # the pixels so far from the first, (batch, height, width, channels)
         far = (min(down, height - 1) * width + min(right, width - 1)) * channels
-        return lax.gather(values[far:], begins[..., None], pixels, (channels,), mode="promise_in_bounds")
+        return lax.gather(values[far:], begins[..., None], a_pixel, (channels,), mode="promise_in_bounds")
 
     result = at(0, 0)
     if where.down is not None:
@@ -149,5 +153,5 @@ def affine(
     Raises:
         UserError: for an unknown `sampling` or `fill`.
     """
-    where = places(matrix, image.shape, sampling=sampling, fill=fill)
+    where = sources(matrix, image.shape, sampling=sampling, fill=fill)
     return look(jnp.asarray(image)[None], jax.tree.map(lambda a: a[None], where), value=value)[0]

@@ -56,8 +56,9 @@ def relative_stains(image: jax.Array) -> jax.Array:
 
         amounts / sqrt(sum over tissue of amounts^2 / (pixels of tissue + 1) + 0.05^2)
 
-    Tissue is where red, green or blue is at most 200 of 255. Glass does not count, else a slide with little tissue
-    would look like a pale one. A square that is cut out of a slide is measured by itself. Errors: `separate_stains`.
+    (The 1 is there so that an image without tissue is no division by 0.) Tissue is where red, green or blue is at most
+    200 of 255. Glass does not count, else a slide with little tissue would look like a pale one. A square that is cut
+    out of a slide is measured by itself. Errors: `separate_stains`.
     """
     amounts = separate_stains(image)
     # Between 200 and 201: XLA divides bytes by 255 with an error in the last bit.

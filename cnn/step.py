@@ -77,9 +77,10 @@ def make_step(
     `fold_in(key, first + i)`. A small network's step takes a GPU less time than Python needs to ask for it; a GPU that
     has all images, and is told which belong to which step, goes on alone. Only the order of sums may be another.
 
-    `dtype` is what the layers compute in. In bfloat16, 8 bits of 24, a GPU multiplies several times as fast, and half
-    as many bytes move; weights, what Adam keeps of the gradients, and the loss stay float32 (Micikevicius et al.,
-    "Mixed precision training", ICLR 2018; bfloat16 has the range of float32, so no loss scaling is needed).
+    `dtype` is what the layers compute in. In bfloat16, which keeps 8 significant bits of float32's 24, a GPU multiplies
+    several times as fast, and half as many bytes move; the parameters, what Adam keeps of the gradients, and the loss
+    stay float32 (Micikevicius et al., "Mixed precision training", ICLR 2018; bfloat16 has the range of float32, so no
+    loss scaling is needed).
     """
 
     def loss_of(learned: nnx.State, statistics: nnx.State, key, light, labels, weights):
@@ -106,7 +107,7 @@ def make_step(
         gradients, (statistics, sums) = jax.grad(loss_of, has_aux=True)(
             learned, statistics, dropout_key, light, labels, weights
         )
-        # A gradient that is infinite or no number ruins the weights, though the loss that it belongs to may be sound.
+        # A gradient that is infinite or no number ruins the parameters, though the loss it belongs to may be sound.
         total, correct = sums
         # Small ones together, since on a GPU each look is a program of its own.
         leaves = jax.tree.leaves(gradients)

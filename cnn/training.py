@@ -82,7 +82,8 @@ def epoch_batches(number: int, batch: int, per_epoch: int, seed: int, epoch: int
 def make_predictor(
     graph: nnx.GraphDef, batch: int, *, views: bool = False
 ) -> Callable[[nnx.State, np.ndarray], np.ndarray]:
-    """Compiles the network's use: (parameters, images (number, height, width, 3) uint8) -> logits (number, outputs).
+    """Compiles the network's use: (parameters, images (number, height, width, 3) uint8) -> logits (number, outputs),
+    number at least 1.
 
     Images go through in batches of one size, the last filled up with zeros and cut off again: one compilation.
 
@@ -150,7 +151,7 @@ def train(
 
     Args:
         training, validation: images (number, height, width, 3) uint8, in memory or not (see `store.py`), and labels
-            (number,) int32. Without validation its figures are NaN.
+            (number,) int32, at least one. Without validation its figures are NaN.
         epochs: how many at most: stop early by not asking for the next.
         batch: images a step.
         per_epoch: images drawn an epoch, each augmented anew; the number of training images unless given.
@@ -164,14 +165,17 @@ def train(
         on_step: called after each call with the number of steps done, the number of steps of the run, and the sums
             over the steps of the call.
         start: where to go on; at the beginning unless given.
-        pause: asked after each call; if it says yes, the Point is yielded, between epochs or within one.
+        pause: asked after each call but an epoch's last, since an Epoch brings its Point; if it says yes, the Point is
+            yielded.
         debug_nans: look at the loss after every step, and say where it became no finite number; slower.
     Raises:
-        UserError: if a loss is no finite number; what was yielded before is sound.
+        UserError: without images to learn from; if a loss is no finite number: what was yielded before is sound.
     """
     images, labels = training
     members = np.arange(len(images), dtype=np.int32) if members is None else np.asarray(members, np.int32)
-    per_epoch = per_epoch or len(members)
+    per_epoch = len(members) if per_epoch is None else per_epoch
+    if not len(members) or per_epoch < 1:
+        raise UserError(f"training: {len(members)} images, {per_epoch} an epoch, are nothing to learn from")
     graph, parameters = nnx.split(network)
     step = step or make_step(graph, optimizer, augmentation, dtype)
     predict = make_predictor(graph, use_batch or batch)

@@ -1,5 +1,6 @@
 """The command line: options come from the settings, and a mistake is answered by one sentence and exit status 2."""
 
+import copy
 import errno
 import math
 import os
@@ -120,6 +121,7 @@ def test_every_error_a_user_can_cause_becomes_one_sentence(capsys, error, senten
     with pytest.raises(SystemExit) as stopped, command_line.one_sentence():
         raise error
     assert (stopped.value.code, capsys.readouterr().err) == (2, f"error: {sentence}\n")
+    assert str(copy.copy(error)) == sentence  # taken apart and put together, as on the way out of a process
 
 
 def test_a_defect_of_the_project_keeps_its_traceback():

@@ -18,7 +18,7 @@ from cnn.convolution import (
     convolve_lax,
     convolve_loops,
     convolve_loops_gradient,
-    geometry,
+    fit,
 )
 from cnn.errors import ShapeError
 from tests.checkers import assert_equal_arrays, assert_gradient
@@ -50,7 +50,7 @@ def noise(*shape: int, dtype=np.float32) -> np.ndarray:
 
 def convolve_scipy(images, kernel, stride, padding):
     """SciPy's correlation of one image with one output channel at a time; a stride throws places away."""
-    (sy, sx), sides, _ = geometry(images.shape, kernel.shape, stride, padding)
+    (sy, sx), sides, _ = fit(images.shape, kernel.shape, stride, padding)
     padded = np.pad(images, ((0, 0), *sides, (0, 0)))
     planes = [
         [signal.correlate(image, kernel[..., o], mode="valid", method="direct")[::sy, ::sx, 0] for image in padded]
@@ -168,7 +168,7 @@ def assert_all_ways_agree(setting, dtype, precision):
     image_shape, kernel_shape, stride, padding = setting
     images, kernel = noise(*image_shape, dtype=dtype), noise(*kernel_shape, dtype=dtype)
     want = convolve_loops(images.astype(np.float64), kernel.astype(np.float64), stride, padding)
-    assert want.shape == (image_shape[0], *geometry(image_shape, kernel_shape, stride, padding)[2], kernel_shape[3])
+    assert want.shape == (image_shape[0], *fit(image_shape, kernel_shape, stride, padding)[2], kernel_shape[3])
     for name, way in (WAYS | {"convolve_scipy": convolve_scipy}).items():
         got = way(images, kernel, stride, padding)
         assert got.dtype == dtype, f"{name} turned {np.dtype(dtype)} into {got.dtype}"
@@ -289,10 +289,10 @@ def test_shapes_that_do_not_fit_are_told_apart(image, kernel, message):
 
 def test_a_stride_is_told_to_be_one_of_a_convolution():
     with pytest.raises(ShapeError, match=r"^stride of a convolution: got 0, wants one int or a pair"):
-        geometry((1, 4, 4, 1), (3, 3, 1, 1), 0, "VALID")
+        fit((1, 4, 4, 1), (3, 3, 1, 1), 0, "VALID")
 
 
 def test_the_geometry_says_stride_padding_and_size_of_the_result():
     # height (6 + 1 + 2 - 3) // 2 + 1 = 4, width (7 + 0 + 1 - 2) // 3 + 1 = 3
-    got = geometry((5, 6, 7, 2), (3, 2, 2, 4), (2, 3), ((1, 2), (0, 1)))
+    got = fit((5, 6, 7, 2), (3, 2, 2, 4), (2, 3), ((1, 2), (0, 1)))
     assert got == ((2, 3), ((1, 2), (0, 1)), (4, 3))

@@ -1,4 +1,4 @@
-"""Images of more than eight bits, each way to lay out their samples. Next: test_cache.py.
+"""Images of more than eight bits, each way to lay out their samples. Next: test_store.py.
 
 tifffile decodes some of them, and libtiff, within Pillow, others (LZW): what the file means must not depend on which.
 """

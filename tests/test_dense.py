@@ -106,6 +106,7 @@ def test_flatten_reads_row_after_row_and_the_channels_of_a_pixel_side_by_side():
     )
     first = [0, 1, 10, 11, 20, 21, 100, 101, 110, 111, 120, 121]
     assert flatten(images).tolist() == [first, [5 + value for value in first]]
+    assert flatten(images[:0]).shape == (0, 12), "an empty batch is a batch"
 
 
 # Backpropagation: the chain rule, from the end to the start

@@ -203,7 +203,7 @@ def test_an_image_of_one_pixel_is_enlarged_like_any_other(tmp_path):
 
 def test_an_image_size_that_the_network_cannot_take_is_refused_before_the_run(tmp_path):
     data = make_folder(tmp_path / "data", benign=FOUR, malignant=FOUR)
-    with pytest.raises(UserError, match="layer 2, max pool 2 x 2, of a network for 3 x 3 x 3 images"):
+    with pytest.raises(UserError, match="layer 1, max pool 2 x 2, of a network for 3 x 3 x 3 images"):
         trained(tmp_path / "run", data=data, image_size=(3, 3), model="seed")
     assert not (tmp_path / "run").exists()
 

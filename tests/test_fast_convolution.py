@@ -203,6 +203,16 @@ def test_shapes_that_do_not_fit_are_told_before_anything_is_computed():
 # Folding
 
 
+@pytest.mark.parametrize(("channels", "stride"), [(8, 1), (3, 1), (1, 2)], ids=["plain", "by four", "folded"])
+def test_an_empty_batch_is_a_batch_and_gives_the_kernel_no_gradient(channels, stride):
+    images, kernel = jnp.zeros((0, 6, 6, channels)), jnp.ones((2, 2, channels, 5))
+    result, back = jax.vjp(lambda images, kernel: convolve(images, kernel, stride), images, kernel)
+    assert result.shape == ((0, 5, 5, 5) if stride == 1 else (0, 3, 3, 5))
+    d_images, d_kernel = back(result)
+    assert d_images.shape == images.shape
+    assert not d_kernel.any()
+
+
 def test_folding_lays_the_pixels_that_are_stepped_over_into_channels():
     # pixels 1 2 3 4 5 and kernel 10 20 30 40, stride 2, one pixel of padding: places (. 1 2 3) and (2 3 4 5)
     images, kernel = fold(picture([[1, 2, 3, 4, 5]]), kernel_of([[10, 20, 30, 40]]), (1, 2), ((0, 0), (1, 0)), (1, 2))

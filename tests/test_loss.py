@@ -146,6 +146,8 @@ def test_logits_of_a_thousand_give_no_nan(z):
 def test_a_label_that_is_no_class_gives_no_number(label):
     losses = softmax_cross_entropy(jnp.array([[0.0, 2.0, 1.0]] * 2), jnp.array([label, 1]))
     assert np.isnan(losses).tolist() == [True, False]
+    losses = binary_cross_entropy(jnp.array([[2.0], [2.0]]), jnp.array([label, 1]))
+    assert np.isnan(losses).tolist() == [True, False]
 
 
 def test_nan_is_not_hidden():

@@ -149,7 +149,11 @@ def test_the_receptive_field_is_as_far_as_ink_reaches():
 
 def test_of_a_window_that_is_no_square_the_longer_side_counts():
     rows = table(Network([Convolution(1, 1, (2, 5), stride=(3, 1), key=KEY), MaxPool((4, 2))]), (20, 20, 1))
-    assert [row.receptive_field for row in rows] == [5, 5 + (4 - 1) * 3]
+    assert [row.receptive_field for row in rows] == [5, max(2 + (4 - 1) * 3, 5 + (2 - 1) * 1)]
+    start = {"initializer": jax.nn.initializers.ones, "key": KEY}
+    layers = [Convolution(5, 1, (3, 5), stride=(3, 1), **start), MaxPool((4, 2))]
+    assert seen_by_one_output(layers, 24, at=(0, 1)) == (12, 6)
+    assert table(Network(layers), (24, 24, 5))[-1].receptive_field == 12
 
 
 def test_a_flat_image_has_no_receptive_field():
@@ -266,7 +270,7 @@ def test_a_layer_that_cannot_take_its_input_is_told_by_its_place():
     with pytest.raises(ShapeError) as error:
         table(Network(layers), (5, 6, 3))
     assert str(error.value) == (
-        "layer 3, dense 1, of a network for 5 x 6 x 3 images: got inputs of shape (1, 384), wants (batch, 64)"
+        "layer 2, dense 1, of a network for 5 x 6 x 3 images: got inputs of shape (1, 384), wants (batch, 64)"
     )  # 3 * 4 * 32 = 384
 
 
@@ -275,7 +279,7 @@ def test_an_image_that_is_too_small_is_told_before_anything_is_computed():
     with pytest.raises(ShapeError) as error:
         seed((8, 9, 3), 2, key=KEY)
     assert str(error.value) == (
-        "layer 7, convolution 3 x 3 x 32, of a network for 8 x 9 x 3 images: got images of shape (1, 1, 1, 32) "
+        "layer 6, convolution 3 x 3 x 32, of a network for 8 x 9 x 3 images: got images of shape (1, 1, 1, 32) "
         "with padding ((0, 0), (0, 0)), wants a padded image at least as large as its 3 x 3 kernel"
     )
 

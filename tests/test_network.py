@@ -52,6 +52,10 @@ def test_one_convolution_gets_the_whole_batch_and_two_get_parts(monkeypatch):
         assert seen == want
 
 
+def test_an_empty_batch_in_parts_is_an_empty_batch():
+    assert local_network()(jnp.zeros((0, 8, 10, 3)), parts=3).shape == (0, 1)
+
+
 def test_a_dropout_draws_for_the_whole_batch_though_the_layers_before_it_saw_parts():
     layers = [Convolution(3, 4, key=KEYS[0]), Convolution(4, 2, key=KEYS[1]), Dropout(0.5)]
     whole, cut = (Network(layers)(noise(4, 6, 6, 3), key=KEYS[2], parts=parts) for parts in (1, 4))

@@ -14,7 +14,7 @@ from cnn import augment
 from cnn.appearance import random_blur
 from cnn.augment import batched, compiled, compose, named
 from cnn.geometry import compiled_map, random_affine, random_flip_horizontal, random_flip_vertical
-from cnn.resampling import Places, chained, look, mirror, places, shift
+from cnn.resampling import Sources, chained, look, mirror, shift, sources
 from tests.checkers import assert_equal_arrays
 
 BYTES = np.random.default_rng(1).integers(0, 256, (4, 6, 7, 3), np.uint8)
@@ -22,15 +22,15 @@ BYTES = np.random.default_rng(1).integers(0, 256, (4, 6, 7, 3), np.uint8)
 
 def test_places_by_hand():
     # 3 x 4 pixels, moved up by half a pixel and left by a quarter: each looks that much down and right.
-    where = places(shift(-0.5, -0.25), (3, 4), fill="edge")
+    where = sources(shift(-0.5, -0.25), (3, 4), fill="edge")
     # the last row and column look between the last two, at the far end
     assert where.first.tolist() == [[0, 1, 2, 2], [4, 5, 6, 6], [4, 5, 6, 6]]
     assert where.down.tolist() == [[0.5] * 4, [0.5] * 4, [1.0] * 4]
     assert where.right.tolist() == [[0.25, 0.25, 0.25, 1.0]] * 3
     assert where.inside is None
-    inside = places(shift(-0.5, -0.25), (3, 4), fill="constant").inside
+    inside = sources(shift(-0.5, -0.25), (3, 4), fill="constant").inside
     assert inside.tolist() == [[True, True, True, False]] * 2 + [[False] * 4]
-    nearest = places(shift(-0.75, -0.25), (3, 4), sampling="nearest", fill="edge")
+    nearest = sources(shift(-0.75, -0.25), (3, 4), sampling="nearest", fill="edge")
     assert nearest.first.tolist() == [[4, 5, 6, 7], [8, 9, 10, 11], [8, 9, 10, 11]]
     assert (nearest.down, nearest.right) == (None, None)
 
@@ -49,11 +49,11 @@ def test_a_look_by_hand():
     images = jnp.array([[[255, 0], [102, 51]], [[0, 0], [0, 0]]], jnp.uint8)[..., None]
     first, down, right = (jnp.full((2, 1, 1), value) for value in (0, 0.5, 0.25))
     inside = jnp.array([True, True]).reshape(2, 1, 1)
-    where = Places(first, down, right, inside)
+    where = Sources(first, down, right, inside)
     assert_equal_arrays(look(images, where).ravel(), [0.55, 0.0], "a quarter right, half way down")
     outside = where._replace(inside=~inside)
     assert_equal_arrays(look(images, outside, value=0.3).ravel(), [0.3, 0.3], "outside")
-    right_one = Places(first + 1, None, None, None)
+    right_one = Sources(first + 1, None, None, None)
     assert_equal_arrays(look(images, right_one).ravel(), [0.0, 0.0], "the pixel to the right, as it is")
 
 

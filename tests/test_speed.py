@@ -128,7 +128,7 @@ def test_all_steps_compute_the_same_and_the_last_is_as_fast_as_ours(tmp_path):
 @pytest.mark.skipif(not resampling.FETCHING or jax.default_backend() != "cpu", reason="the settings are the user's")
 def test_fetching_pixels_is_compiled_another_way_than_the_rest_and_is_faster_by_it():
     images = jnp.asarray(noise(8, 120, 160, 3))
-    turn = resampling.places(resampling.rotation(20.0), (120, 160), fill="reflect")
+    turn = resampling.sources(resampling.rotation(20.0), (120, 160), fill="reflect")
     there = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (8, *leaf.shape)), turn)
     seconds, results = [], []
     for options in (resampling.FETCHING, None):

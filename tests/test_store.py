@@ -1,4 +1,4 @@
-"""Where images wait: in memory or in a file, and chosen without a copy."""
+"""Where images wait: in memory or in a file, and chosen without a copy. Next: test_cache.py."""
 
 import errno
 import os

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from cnn import training
 from cnn.augment import batched, compose
+from cnn.errors import UserError
 from cnn.layers import Convolution, Dense, Dropout, Flatten, MaxPool, ReLU
 from cnn.loss import cross_entropy
 from cnn.network import Network
@@ -214,6 +215,12 @@ def test_every_step_of_every_seed_has_randomness_of_its_own():
     for seed in (0, 1):
         list(run(seed=seed, **standing, on_step=lambda done, steps, sums: losses.append(float(sums.loss))))
     assert len(losses) == len(set(losses)) == 2 * 2 * 3
+
+
+def test_nothing_to_learn_from_is_a_sentence():
+    for options, got in (({"per_epoch": 0}, "11 images, 0 an epoch"), ({"members": []}, "0 images, 0 an epoch")):
+        with pytest.raises(UserError, match=f"^training: {got}, are nothing to learn from$"):
+            next(run(epochs=1, **options))
 
 
 @pytest.mark.parametrize("at_once", [1, 2])

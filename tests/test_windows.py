@@ -4,6 +4,7 @@ Nothing is computed with pixels yet: only sizes, strides and padding. Each formu
 by a loop. Next: test_convolution.py.
 """
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,7 @@ def test_one_int_stands_for_height_and_width():
     assert pair((2, 5), "window") == (2, 5)  # height first
     assert pair([2, 5], "window") == (2, 5)
     assert pair(1, "window") == (1, 1)
+    assert pair(np.int64(3), "window") == pair((np.int32(3), 3), "window") == (3, 3), "NumPy's ints are ints"
 
 
 @pytest.mark.parametrize("wrong", [0, -1, (3, 0), (0, 3), (1, 2, 3), (3,), (2.0, 3)])
@@ -43,6 +45,7 @@ def test_valid_pads_nothing():
 
 
 def test_one_number_pads_all_four_sides():
+    assert resolve_padding(np.int64(1), (5, 5), (3, 3), (1, 1)) == ((1, 1), (1, 1))
     assert resolve_padding(2, size=(5, 6), window=(3, 2), stride=(2, 1)) == ((2, 2), (2, 2))
     assert resolve_padding(0, size=(5, 6), window=(3, 2), stride=(2, 1)) == ((0, 0), (0, 0))
 
