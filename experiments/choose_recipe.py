@@ -10,7 +10,7 @@ when fold 1 is the test; the same without fold 2, and so on. If all five agree, 
 recipe that it is going to test; where they do not, some had a little. A network without folds 1 and 2 serves both, so
 it takes ten networks a candidate.
 
-What came of it on the 58 UCSB slides, the README tells.
+What came of it on the 58 UCSB slides, `results.md` tells.
 """
 
 from dataclasses import dataclass, replace
