@@ -58,7 +58,8 @@ def group_rate(groups: np.ndarray, labels: np.ndarray, new: np.ndarray) -> np.nd
     """The share of class 1 in the training images of the same group, else in all of them: (number,).
 
     Where a group is all of one class, its name alone is the answer, and a network may learn a day's stain instead of
-    tissue.
+    tissue. If whole groups are left out, no image has a group to go by, and the share of the others leans away from the
+    class that is left out: an area below 0.5, down to 0, then means nothing.
     """
     overall = labels.mean()
     return np.array([labels[groups == group].mean() if (groups == group).any() else overall for group in new])

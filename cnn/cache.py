@@ -1,4 +1,4 @@
-"""Decoded images kept on disk, for who trains often on one large folder: decoding takes longer than reading.
+"""Decoded images kept on disk, for those who often train on one large folder: decoding takes longer than reading.
 
 What is kept is found by the SHA-256 of the file's own bytes, not by its name or date. So a file that changes is decoded
 anew, one that is moved or copied is not, and nothing has to be cleared by hand. A damaged entry is decoded anew, too.

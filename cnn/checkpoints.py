@@ -110,7 +110,10 @@ class Checkpoints:
                 aside = self._put_aside(step)
                 warn(f"{self.folder / str(step)}: this checkpoint is damaged ({reason}), and is now {aside.name}")
         if steps:
-            raise UserError(f"{self.folder}: none of the {len(steps)} checkpoints is sound; begin a new run")
+            raise UserError(
+                f"{self.folder}: no checkpoint is sound; give --resume once more to train it from its first step, or "
+                "begin a new run"
+            )
         return None
 
     def _put_aside(self, step: int) -> Path:

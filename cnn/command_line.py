@@ -108,6 +108,11 @@ class Recipe(Common):
         return self.image_size or ((384, 448) if self.data and self.takes_any_size else (120, 160))
 
     @property
+    def source(self) -> str:
+        """Where the images come from, for the first line."""
+        return str(self.data or f"{self.drawn} images of drawn tissue, seed {self.seed}")
+
+    @property
     def use_batch(self) -> int:
         """Images at a time when the network is used: `batch`, or fewer if they are large, to save memory."""
         return min(self.batch, max(1, (1 << 20) // (self.size[0] * self.size[1])))

@@ -9,33 +9,34 @@ from cnn import uncertainty
 from cnn.evaluation import auc, brier, rate
 
 
-def _with_intervals(statistic: uncertainty.Statistic, number: int, groups: tuple[str, ...], perfect=None) -> dict:
+def _with_intervals(statistic: uncertainty.Statistic, number: int, groups: tuple[str, ...], certain=None) -> dict:
     """A figure with two intervals: {"value", "low", "high"} over images, "low_groups" and "high_groups" over groups.
 
-    A figure of 1 is 1 in every resample, so that the bootstrap knows no interval for it. It is then what `perfect`
-    gives for the images, and for the groups as if each were one image: what a perfect figure means of so few.
+    A figure of 1 is 1 in every resample, and one of 0 is 0, so that the bootstrap knows no interval for it. It is then
+    what `certain` gives for the figure and the images, and for the groups as if each were one image: what it means of
+    so few. (A difference of 0 between two that are both certain is left with none.)
     """
     found = uncertainty.bootstrap(statistic, number)
     over_groups = uncertainty.bootstrap(statistic, number, groups=groups)
-    if perfect is not None and found["value"] == 1:
-        found, over_groups = perfect(None), perfect(groups)
+    if certain is not None and found["value"] in (0, 1):
+        found, over_groups = certain(found["value"], None), certain(found["value"], groups)
     return found | {"low_groups": over_groups["low"], "high_groups": over_groups["high"]}
 
 
-def _perfect_accuracy(number: int, groups: tuple[str, ...] | None) -> dict:
-    """Wilson's interval of all right, of the images or of the groups."""
+def _certain_accuracy(number: int, value: float, groups: tuple[str, ...] | None) -> dict:
+    """Wilson's interval of all right (1) or all wrong (0), of the images or of the groups."""
     count = number if groups is None else len(set(groups))
-    judged = rate(count, count)
+    judged = rate(count * value, count)
     return {name: judged[name] for name in ("value", "low", "high")}
 
 
-def _perfect_auc(positive: np.ndarray, groups: tuple[str, ...] | None) -> dict:
-    """Newcombe's interval of an area of 1, of the images or of the groups that hold images of each class."""
-    if groups is None:
-        return auc(positive, positive)
-    pairs = sorted(set(zip(positive.tolist(), groups)))
-    units = np.array([is_positive for is_positive, _ in pairs])
-    return auc(units, units)
+def _certain_auc(positive: np.ndarray, value: float, groups: tuple[str, ...] | None) -> dict:
+    """Newcombe's interval of an area of 1 or 0, of the images or of the groups that hold images of each class."""
+    units = positive
+    if groups is not None:
+        pairs = sorted(set(zip(positive.tolist(), groups)))
+        units = np.array([is_positive for is_positive, _ in pairs])
+    return auc(units, units == value)
 
 
 def summarize(
@@ -58,18 +59,18 @@ def summarize(
         counts = {"k": int(right.sum()), "n": right.size}
         methods[name] = {
             "accuracy": counts
-            | _with_intervals(uncertainty.accuracy(right), number, groups, partial(_perfect_accuracy, number)),
+            | _with_intervals(uncertainty.accuracy(right), number, groups, partial(_certain_accuracy, number)),
             "auc": _with_intervals(
-                uncertainty.auc(positive, probability), number, groups, partial(_perfect_auc, positive)
+                uncertainty.auc(positive, probability), number, groups, partial(_certain_auc, positive)
             ),
             "brier": brier(positive, probability),
         }
-    area, every = uncertainty.auc(positive, scores[first]), np.ones((1, number))
+    area = uncertainty.auc(positive, scores[first])
     ahead = {}
     for name in others:
         statistic = uncertainty.difference(area, uncertainty.auc(positive, scores[name]))
         p = uncertainty.paired_permutation(
-            lambda ranks: float(uncertainty.auc(positive, ranks)(every)[0]),
+            partial(uncertainty.area_of_ranks, positive),
             uncertainty.ranks(scores[first]),
             uncertainty.ranks(scores[name]),
             groups=groups,

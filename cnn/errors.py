@@ -38,3 +38,12 @@ def printable(text: str) -> str:
     slide\\x1b[31m.png
     """
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def counted(number: int, what: str) -> str:
+    """So many of a thing, for a message.
+
+    >>> counted(3, "image"), counted(1, "image"), counted(12_000, "image")
+    ('3 images', '1 image', '12,000 images')
+    """
+    return f"{number:,} {what}{'s' * (number != 1)}"

@@ -11,6 +11,7 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.figure import Figure
 
+from cnn.errors import counted
 from cnn.training import Epoch
 
 matplotlib.rcParams["text.parse_math"] = False  # a file may be named "a$b_c$.tif": that is no formula
@@ -73,7 +74,7 @@ def confusion(path: Path, splits: dict[str, dict]) -> Path:
         axes.set(ylabel="true class")
         lines = [f"{key} {_percent(judged[key])}" for key in ("accuracy", "sensitivity", "specificity")]
         axes.set_xlabel("predicted class\n\n" + "\n".join(lines), fontsize=8.5)
-        axes.set_title(f"{name.capitalize()}: {judged['n']} images")
+        axes.set_title(f"{name.capitalize()}: {counted(judged['n'], 'image')}")
     figure.suptitle(f"Confusion matrices (positive: {judged['positive']}; 95 % Wilson intervals)", fontsize=11)
     return _save(figure, path)
 
@@ -105,7 +106,7 @@ def gallery(path: Path, images: Sequence[np.ndarray], captions: list[str], title
 
 
 def attention(path: Path, images: Sequence[np.ndarray], shares: np.ndarray, captions: list[str], title: str) -> Path:
-    """Images, and below each the same in grey under a map of how often its equal share each place counts.
+    """Images, and below each the same in grey under a map of how much each place counts, 1 being an equal share.
 
     images: each (height, width, 3) uint8; shares: (number, rows, columns), 1 for an equal share.
     """
@@ -129,9 +130,7 @@ def scores(path: Path, positive: np.ndarray, probability: np.ndarray, name: str,
     """Every image as a dot at the probability it got for the positive class, the true classes in two rows."""
     figure = Figure(figsize=(7, 2.8), layout="constrained")
     axes = figure.subplots()
-    spread = np.random.default_rng(0).uniform(
-        -0.25, 0.25, len(probability)
-    )  # so that equal dots do not hide each other
+    spread = np.random.default_rng(0).uniform(-0.25, 0.25, len(probability))  # equal dots must not hide each other
     for row, (chosen, label, colour) in enumerate(((~positive, f"not {name}", BLUE), (positive, name, ORANGE))):
         axes.scatter(probability[chosen], row + spread[chosen], s=18, color=colour, alpha=0.7, label=label)
     axes.axvline(0.5, color=GREY, linestyle=":")
@@ -211,7 +210,7 @@ def number_grids(path: Path, grids: list[tuple[str, np.ndarray]], title: str) ->
 
 
 def cost(path: Path, sizes: list[int], seconds: dict[str, list[float | None]], xlabel: str, title: str) -> Path:
-    """Seconds against size, both on a scale of powers, one line for each way; None where it was not measured."""
+    """Seconds against size, both on a logarithmic scale, one line for each way; None where it was not measured."""
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for (name, values), colour, marker in zip(seconds.items(), (GREY, BLUE, GREEN, ORANGE, "#CC79A7"), "osD^v"):
@@ -247,7 +246,7 @@ def bars(path: Path, panels: dict[str, dict[str, float]], ours: str, title: str)
 
 
 def ladder(path: Path, values: dict[str, float], limit: float, title: str) -> Path:
-    """Milliseconds as bars, in the order given, each with how often it goes into the first; the last is ours.
+    """Milliseconds as bars, in the order given, each with how many times as fast as the first it is; the last is ours.
 
     `limit`: what the machine's matrix rate allows, a line.
     """
@@ -265,7 +264,7 @@ def ladder(path: Path, values: dict[str, float], limit: float, title: str) -> Pa
 
 
 def growth(path: Path, rows: dict[str, list[tuple[int, float, float]]], xlabel: str, title: str) -> Path:
-    """Time, on a scale of powers, and memory against what grows: for each name, (how much, seconds, megabytes)."""
+    """Time, on a logarithmic scale, and memory against what grows: for each name, (how much, seconds, megabytes)."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     time_axes, memory_axes = figure.subplots(1, 2)
     for (name, points), colour, marker in zip(rows.items(), (BLUE, ORANGE, GREEN), "osD"):

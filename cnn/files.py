@@ -10,7 +10,7 @@ from typing import IO
 from cnn.errors import ImageError
 
 # The second and third line: what slide scanners and other programs write. Some of it is TIFF inside, and is read; the
-# rest is told of, since who put it there would miss it.
+# rest is told of, since whoever put it there would miss it.
 SUFFIXES = (
     *(".tif", ".tiff", ".jpg", ".jpeg", ".png"),
     *(".svs", ".ndpi", ".mrxs", ".scn", ".bif", ".czi", ".vsi", ".dcm", ".lif", ".nd2"),
@@ -42,7 +42,7 @@ def read_file(path: str | os.PathLike) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise ImageError(path, "is a pipe, a socket or a device, not a file", "take it out of the folder")
         if status.st_size > MOST_BYTES:
-            raise ImageError(path, f"has {status.st_size / 2**30:.1f} GiB, more than 1 GiB", "cut it into tiles")
+            raise ImageError(path, f"has {status.st_size:,} bytes, more than 1 GiB", "cut it into tiles")
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:
         reason = f"{'leads to a file that ' * os.path.islink(path)}cannot be opened ({error.args[-1]})"

@@ -90,13 +90,15 @@ def fit(
 
     Returns:
         the list of all epochs (without their parameters), and the one to keep, with its parameters: the one with the
-        lowest validation loss, or the last if `patience` is None.
+        lowest validation loss, or the last if `patience` is None. (If a run got its `patience` on its way: the one with
+        the lowest since then, or the last before.)
     """
     start, history, kept = None, [], None
     if keeper is not None:
         start, history, kept = keeper.load(initial_state(nnx.state(network), settings["optimizer"]), console)
     stopping = EarlyStopping(patience or epochs)
-    stopping.best = kept if patience is not None else None
+    by_loss = min(history, key=lambda epoch: epoch.validation_loss, default=None)
+    stopping.best = by_loss if patience is None else kept
     images = settings.get("per_epoch") or len(training[0])
     shown_at, stopped = 0.0, f"stopped: no lower validation loss for {patience} epochs"
     with bar(console, "training", epochs, lines=False) as advance:  # there is a line for every epoch

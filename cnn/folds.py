@@ -22,19 +22,25 @@ class Fold(NamedTuple):
     test: np.ndarray
 
 
-def stratified_folds(labels: np.ndarray, number: int, seed: int) -> list[Fold]:
+def stratified_folds(labels: np.ndarray, number: int, seed: int, same: np.ndarray | None = None) -> list[Fold]:
     """Cuts images into `number` folds at random, with the classes of each as in the whole.
 
     Args:
         labels: (images,) int.
         number: from 2 to the size of the smallest class.
         seed: another seed, another cut.
+        same: a number an image, which copies of one picture share (`splits.pictures`); they stay together. Unless given
+            there are none.
     Raises:
         UserError: if a class has fewer images than there are folds.
     """
-    _check(number, np.bincount(labels), "images of the smallest class")
-    cut = StratifiedKFold(number, shuffle=True, random_state=seed).split(labels, labels)
-    return checked([Fold(*fold) for fold in cut], len(labels))
+    same = np.arange(len(labels)) if same is None else same
+    _check(number, _of_each_class(labels, same), "image")
+    if len(np.unique(same)) == len(labels):
+        cut = StratifiedKFold(number, shuffle=True, random_state=seed).split(labels, labels)
+    else:
+        cut = StratifiedGroupKFold(number, shuffle=True, random_state=seed).split(labels, labels, same)
+    return checked([Fold(*fold) for fold in cut], len(labels), same)
 
 
 def group_folds(labels: np.ndarray, groups: tuple[str, ...], number: int, seed: int) -> list[Fold]:
@@ -44,7 +50,7 @@ def group_folds(labels: np.ndarray, groups: tuple[str, ...], number: int, seed: 
         UserError: if there are fewer groups, in all or of one class, than folds.
     """
     codes = np.unique(groups, return_inverse=True)[1]
-    _check(number, np.array([len(set(codes[labels == label])) for label in set(labels.tolist())]), "groups of a class")
+    _check(number, _of_each_class(labels, codes), "group")
     cut = StratifiedGroupKFold(number, shuffle=True, random_state=seed).split(labels, labels, codes)
     return checked([Fold(*fold) for fold in cut], len(labels), groups)
 
@@ -56,18 +62,28 @@ def one_group_out(labels: np.ndarray, groups: tuple[str, ...]) -> list[Fold]:
         UserError: if leaving a group out leaves one class only.
     """
     codes = np.unique(groups, return_inverse=True)[1]
-    _check(2, np.array([len(set(codes[labels == label])) for label in set(labels.tolist())]), "groups of a class")
+    _check(2, _of_each_class(labels, codes), "group")
     return checked([Fold(*fold) for fold in LeaveOneGroupOut().split(labels, groups=codes)], len(labels), groups)
 
 
-def _check(number: int, sizes: np.ndarray, what: str) -> None:
-    if sizes.min() < 2:
-        raise UserError(f"folds: there is only {sizes.min()} of the {what}, and without it none would be left")
-    if number < 2 or sizes.min() < number:
-        raise UserError(f"--folds: got {number}, wants from 2 to {sizes.min()}, the number of {what}")
+def _of_each_class(labels: np.ndarray, codes: np.ndarray) -> list[int]:
+    """How many different codes there are among the images of each class."""
+    return [len(set(codes[labels == label])) for label in np.unique(labels)]
 
 
-def checked(folds: list[Fold], number: int, groups: tuple[str, ...] | None = None) -> list[Fold]:
+def _check(number: int, sizes: list[int], unit: str) -> None:
+    least = min(sizes)
+    if least < 2:
+        raise UserError(
+            f"folds: a class has only {least} {unit}, and without it none would be left; add a {unit} of it"
+        )
+    if number < 2:
+        raise UserError(f"--folds: got {number}, wants at least 2")
+    if least < number:
+        raise UserError(f"--folds: got {number}, and the smallest class has {least} {unit}s; give {least} or fewer")
+
+
+def checked(folds: list[Fold], number: int, groups: tuple | np.ndarray | None = None) -> list[Fold]:
     """The folds, if they are honest; a leak is a defect of ours, and must never become a figure.
 
     Raises:
@@ -76,7 +92,7 @@ def checked(folds: list[Fold], number: int, groups: tuple[str, ...] | None = Non
     if sorted(np.concatenate([fold.test for fold in folds])) != list(range(number)):
         raise AssertionError("an image is judged other than once")
     for fold in folds:
-        names = [{groups[i] for i in part} if groups else set(part.tolist()) for part in fold]
+        names = [set(part.tolist()) if groups is None else {groups[i] for i in part} for part in fold]
         if names[0] & names[1]:
             raise AssertionError(f"{min(names[0] & names[1])} is on both sides of a fold")
     return folds

@@ -219,6 +219,8 @@ def _eight_bit_picture(samples: np.ndarray, photometric: int, extra: tuple, name
     colours = _to_eight_bits(samples[..., :count], name)
     colours = 255 - colours if photometric == 0 else colours
     if samples.shape[2] > count and extra and extra[0] in (1, 2):  # 1: alpha, colours multiplied by it; 2: plain alpha
+        if mode == "CMYK":
+            raise ImageError(name, "has an alpha channel beside CMYK, which cannot be read", SAVE_AGAIN)
         colours = np.concatenate([colours, _to_eight_bits(samples[..., count : count + 1], name)], axis=2)
         mode += "a" if extra[0] == 1 else "A"
     return Image.frombytes(mode, (samples.shape[1], samples.shape[0]), colours.tobytes())
@@ -230,7 +232,8 @@ def _to_eight_bits(samples: np.ndarray, name: object) -> np.ndarray:
     if not np.isfinite(low) or not np.isfinite(high):  # a NaN is its array's minimum and maximum
         raise ImageError(name, "holds samples that are infinite or not a number", SAVE_AGAIN)
     if low < 0 or (high > FULL_SCALES[-1] and samples.dtype.kind != "f"):
-        raise ImageError(name, f"holds samples from {low:g} to {high:g}, not within 0 to 65535", SAVE_AGAIN)
+        wanted = "0 or more" if samples.dtype.kind == "f" else "within 0 to 65535"
+        raise ImageError(name, f"holds samples from {low:g} to {high:g}, not {wanted}", SAVE_AGAIN)
     if samples.dtype.kind == "f":
         return np.rint(samples / np.float64(max(high, 1)) * 255).astype(np.uint8)
     whole = min(scale for scale in FULL_SCALES if scale >= high)

@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from cnn import jobs, resuming
+from cnn.errors import counted
 from cnn.interrupts import interruptible
 from cnn.progress import bar
 
@@ -30,7 +31,7 @@ def train_many(
         UserError: if another process is at work in the folder.
     """
     console.print(
-        f"{len(pieces)} networks to train, {settings.jobs} at a time; writing to {folder}",
+        f"{counted(len(pieces), 'network')} to train, {settings.jobs} at a time; writing to {folder}",
         highlight=False,
         soft_wrap=True,
     )

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from cnn import evaluation, figures
 from cnn.augment import Augmentation, compiled
+from cnn.errors import counted
 from cnn.loss import probabilities
 from cnn.models import attention_map
 from cnn.network import Network
@@ -85,7 +86,7 @@ def write_report(
     figures.confusion(folder / "confusion.png", splits)
     test = parts["test"]
     name = slides.classes[index]
-    title = f"{len(test)} test images, their true class and what the network says"
+    title = f"{counted(len(test), 'test image')}, their true class and what the network says"
     figures.scores(folder / "scores.png", slides.labels[test] == index, predicted[test, index], name, title)
     draw_mistakes(folder / "mistakes.png", slides, test, predicted)
     some = np.array(list(dict.fromkeys(some_of_each(slides, test).tolist())))  # each once
@@ -106,7 +107,10 @@ def write_predictions(path: Path, slides: Slides, parts: dict, predicted: np.nda
 
 
 def some_of_each(slides: Slides, chosen: np.ndarray) -> np.ndarray:
-    """Of the `chosen` images some of every class: six in all, or one of each class if there are more classes."""
+    """Of the `chosen` images some of every class: as many of each as make six, or one.
+
+    Where a class has few, some come twice.
+    """
     each = max(1, 6 // len(slides.classes))
     by_class = [chosen[slides.labels[chosen] == label] for label in range(len(slides.classes))]
     spread = [members[np.linspace(0, len(members) - 1, each).astype(int)] for members in by_class if len(members)]

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from cnn.errors import ImageError, UserError
+from cnn.errors import ImageError, UserError, counted
 from cnn.runs import as_json, create_folder, read_config, write_config, write_csv, write_json
 
 S = TypeVar("S")
@@ -54,8 +54,10 @@ def own_settings(experiment: str, settings: S) -> S:
     config = read_config(settings.resume)
     if config.get("experiment") != experiment:
         other = config.get("experiment", "something else")
-        raise UserError(f"--resume: {settings.resume} is a run of {other}, not of {experiment}; name one of these")
-    then = config["settings"]
+        raise UserError(
+            f"--resume: {settings.resume} is a run of {other}, not of {experiment}; name one that {experiment} wrote"
+        )
+    then = read_config(settings.resume, "settings", "data_digest")["settings"]
     hints = typing.get_type_hints(type(settings))
     changes, differences = {}, []
     for field in dataclasses.fields(settings):
@@ -65,7 +67,7 @@ def own_settings(experiment: str, settings: S) -> S:
         was, given = then[name], now != field.default or name in allowed - {"data"}
         if given and json.loads(as_json(now)) != was:
             if name not in allowed and name != "data":  # a folder may have moved: its images are compared
-                differences.append(f"{_option(name)} was {was} and is {now}")
+                differences.append(f"{_option(name)} was {_as_typed_in(was)} and is {_as_typed_in(now)}")
         else:
             changes[name] = _as_typed(was, hints[name])
     if differences:
@@ -76,6 +78,13 @@ def own_settings(experiment: str, settings: S) -> S:
     if (data := changes.get("data")) and not data.exists():
         raise UserError(f"--resume: {settings.resume} was begun on {data}, which is not there; say where, with --data")
     return dataclasses.replace(settings, **changes)
+
+
+def _as_typed_in(value: object) -> str:
+    """A setting as one writes it on the command line."""
+    if value is None:
+        return "not given"
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _as_typed(value: object, hint: object) -> object:
@@ -91,9 +100,10 @@ def check_images(settings: object, data_digest: str) -> None:
     if settings.resume is None or "data" in getattr(settings, "allow_change", ()):
         return
     if read_config(settings.resume)["data_digest"] != data_digest:
+        or_else = "go on with these by --allow-change data, or " if hasattr(settings, "allow_change") else ""
         raise UserError(
             f"{settings.resume}: was begun on other images, labels or groups than {settings.data or 'those drawn'}; "
-            "give the same, or begin a new run"
+            f"give the same, {or_else or 'or '}begin a new run"
         )
 
 
@@ -105,7 +115,7 @@ def begin_or_resume(
     Args:
         settings: of the run to go on with, where there is one: see `own_settings`.
         data_digest: see `slides.source_digest`.
-        skipped: the bad files that were left out; their list is written to the folder, and how many is said.
+        skipped: the bad files that were left out, told of in a new folder (of one that goes on: see `tell_skipped`).
         more: further entries for config.json.
     Raises:
         UserError: as `check_images`; or if the classes of the images differ.
@@ -113,17 +123,23 @@ def begin_or_resume(
     if settings.resume is None:
         folder = create_folder(name, settings.out)
         write_config(folder, name, settings, device, data_digest=data_digest, **more)
-        if skipped:
-            rows = [(error.path, error.reason, error.remedy) for error in skipped]
-            path = write_csv(folder / "skipped.csv", ("file", "reason", "remedy"), rows)
-            print(f"left out {len(skipped)} bad files: see {path}", flush=True)
+        tell_skipped(folder, skipped)
         return folder
     check_images(settings, data_digest)
-    config = read_config(settings.resume)
-    for key in ("network", "positive"):
-        if key in more and (now := json.loads(as_json(more[key]))) != config[key]:
+    fixed = [key for key in ("network", "positive") if key in more]
+    config = read_config(settings.resume, *fixed)
+    for key in fixed:
+        if (now := json.loads(as_json(more[key]))) != config[key]:
             raise UserError(f"{settings.resume}: its {key} was {config[key]} and would be {now}; begin a new run")
     return settings.resume
+
+
+def tell_skipped(folder: Path, skipped: list[ImageError]) -> None:
+    """Lists the bad files that were left out in the run's folder, and says how many they are."""
+    if skipped:
+        rows = [(error.path, error.reason, error.remedy) for error in skipped]
+        path = write_csv(folder / "skipped.csv", ("file", "reason", "remedy"), rows)
+        print(f"left out {counted(len(skipped), 'bad file')}: see {path}", flush=True)
 
 
 def note_changes(settings: object, data_digest: str, **more: object) -> None:
@@ -144,9 +160,15 @@ def note_changes(settings: object, data_digest: str, **more: object) -> None:
 def how_to_go_on(name: str, settings: object, folder: Path) -> str:
     """The command that goes on with a run as it is being carried out: on that device, with so many jobs."""
     command = f"python -m experiments.{name} --resume {shlex.quote(str(folder))}"
-    for option, default in (("device", "auto"), ("jobs", 1), ("cache", None)):
-        if getattr(settings, option, default) != default:
-            command += f" --{option} {shlex.quote(str(getattr(settings, option)))}"
+    for name, default in (
+        ("device", "auto"),
+        ("jobs", 1),
+        ("cache", None),
+        ("save_every", 30.0),
+        ("debug_nans", False),
+    ):
+        if (value := getattr(settings, name, default)) != default:
+            command += f" {_option(name)}" + ("" if value is True else f" {shlex.quote(str(value))}")
     return command
 
 

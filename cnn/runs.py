@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import datetime
+import itertools
 import json
 import os
+import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +19,8 @@ def check_new(out: Path | None) -> None:
     """Raises UserError if `out` exists already or cannot be made: to be called before hours of work, not after them."""
     if out is None:
         return
+    if not str(out).isprintable():
+        raise UserError("--out: the name has characters that cannot be printed; name another folder")
     if os.path.lexists(out):  # False where one may not look; `create_folder` then says why
         raise UserError(f"--out: {out} exists already, and a run never overwrites another; name a new one")
     above = next(parent for parent in out.absolute().parents if os.path.lexists(parent))
@@ -32,13 +36,17 @@ def create_folder(name: str, out: Path | None) -> Path:
     Raises:
         UserError: if it exists already or cannot be made.
     """
-    folder = out or Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    check_new(folder)
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"--out: {folder} cannot be made ({error.strerror}); name another") from None
-    return folder
+    check_new(out)
+    wanted = out or Path("runs") / f"{name}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    for number in itertools.count(1):
+        folder = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except OSError as error:
+            if out is None and isinstance(error, FileExistsError) and folder.is_dir():
+                continue  # another was begun in the same second
+            raise UserError(f"--out: {folder} cannot be made ({error.strerror}); name another") from None
 
 
 def git_commit() -> str | None:
@@ -51,18 +59,32 @@ def git_commit() -> str | None:
         ).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", ".") else "")
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # fails if it only lies in somebody else's repository
+        return git("rev-parse", "HEAD") + (
+            "+changes" if git("status", "--porcelain", "--", ".", "../experiments") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 def environment(device: str) -> dict:
     """What a figure depends on besides the settings: device, versions, processors, commit."""
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy", "pillow", "tifffile")
+    packages = (
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "pillow",
+        "tifffile",
+    )
     return {
         "device": device,
         "processors": os.cpu_count(),
-        "versions": {name: version(name) for name in packages},
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in packages},
         "commit": git_commit(),
     }
 
@@ -93,11 +115,11 @@ def write_config(folder: Path, experiment: str, settings: object, device: str, *
     return write_json(folder / "config.json", content)
 
 
-def read_config(folder: Path) -> dict:
+def read_config(folder: Path, *needed: str) -> dict:
     """The config.json of a run.
 
     Raises:
-        UserError: if the folder holds none, or a damaged one.
+        UserError: if the folder holds none, or a damaged one, or one without the entries that are needed.
     """
     path = folder / "config.json"
     try:
@@ -106,8 +128,8 @@ def read_config(folder: Path) -> dict:
         raise UserError(f"{folder}: holds no config.json; give the folder of a run") from None
     except ValueError:
         config = None
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: is damaged; give the folder of another run")
+    if not isinstance(config, dict) or not config.keys() >= set(needed):
+        raise UserError(f"{path}: is damaged, or of another version of this project; give the folder of another run")
     return config
 
 

@@ -94,7 +94,7 @@ def read_folder(
     names, groups = [names[i] for i in good], [groups[i] for i in good]
     for name in classes:
         if not any(found[left] == name for left in names):
-            raise UserError(f"{folder}: every image of the class {name!r} is bad; the first: {skipped[0]}")
+            raise UserError(f"{folder}: every image of the class {name!r} is bad; leave out --skip-bad to see why")
     labels = np.array([classes.index(found[name]) for name in names], np.int32)
     return Slides(images, labels, _join_copies(names, labels, groups, digests), tuple(names), tuple(classes))
 

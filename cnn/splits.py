@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from cnn.errors import UserError
+from cnn.errors import UserError, counted
 from cnn.slides import Slides
 
 ATTEMPTS = 30  # shuffles tried before a split is called impossible
@@ -19,8 +19,9 @@ ATTEMPTS = 30  # shuffles tried before a split is called impossible
 def split_by_group(slides: Slides, *, test: float = 0.2, validation: float = 0.2, seed: int) -> dict[str, np.ndarray]:
     """Sorted indices {"training": .., "validation": .., "test": ..} of all images, such that no group is in two parts.
 
-    test, validation: fractions of all images, met as nearly as whole groups allow. Every class is in training and
-    test, and in validation where the groups allow it; else UserError. The same seed gives the same split.
+    test, validation: fractions of all images, met roughly: whole groups are drawn, and a large one counts as one. Every
+    class is in training and test, and in validation where the groups allow it; else UserError. The same seed gives the
+    same split.
     """
     return _split(slides, np.unique(slides.groups, return_inverse=True)[1], "group", test, validation, seed)
 
@@ -55,8 +56,13 @@ def split_by_image(slides: Slides, *, test: float = 0.2, validation: float = 0.2
 
     Images that are equal to the last bit stay together all the same.
     """
-    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in slides.images]
-    return _split(slides, np.unique(digests, return_inverse=True)[1], "image", test, validation, seed)
+    return _split(slides, pictures(slides.images), "image", test, validation, seed)
+
+
+def pictures(images: np.ndarray) -> np.ndarray:
+    """A number for each image, (images,), that copies of one picture share: those that are equal to the last bit."""
+    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in images]
+    return np.unique(digests, return_inverse=True)[1]
 
 
 def _split(slides: Slides, groups: np.ndarray, kind: str, test: float, validation: float, seed: int) -> dict:
@@ -74,7 +80,7 @@ def _split(slides: Slides, groups: np.ndarray, kind: str, test: float, validatio
                 break
     if found is None:
         counts = [f"{len(set(groups[slides.labels == i]))} of {name}" for i, name in enumerate(slides.classes)]
-        there = f"the {len(set(groups))} {kind}{'s' * (len(set(groups)) > 1)} ({', '.join(counts)}) cannot be split"
+        there = f"the {counted(len(set(groups)), kind)} ({', '.join(counts)}) cannot be split"
         among = "training, validation and test" if validation else "training and test"
         raise UserError(f"{there} among {among} with every class in training and in test; add {kind}s")
     if sum(len(set(groups[part])) for part in found.values()) != len(set(groups)):
@@ -83,7 +89,11 @@ def _split(slides: Slides, groups: np.ndarray, kind: str, test: float, validatio
 
 
 def _cut(rest: np.ndarray, labels: np.ndarray, groups: np.ndarray, fraction: float, generator) -> tuple:
-    """Parts the indices `rest` into most of them and about `fraction`: m of k folds with m / k near it."""
+    """Parts the indices `rest` into most of them and about `fraction`.
+
+    scikit-learn cuts k parts in which the classes are mixed alike, by whole groups if images share one. As many of them
+    as come near the fraction are taken together: 0.4 is 2 of 5.
+    """
     count = len(set(groups[rest]))
     most = min(count, np.bincount(labels[rest]).max(), 100)
     if fraction == 0 or most < 2:

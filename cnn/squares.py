@@ -1,7 +1,7 @@
 """Squares of tissue, cut out of an image where there is least white.
 
 How much white an image shows can give its class away, though it says more about how a core was cut than about its
-cells. Who looks only at squares full of tissue has to judge the cells.
+cells. Whoever looks only at squares full of tissue has to judge the cells.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ def tissue_squares(image: np.ndarray, *, size: int, number: int) -> np.ndarray:
 
     Squares lie on a grid of half their size, the last of a row or column at the edge. They are taken in order of their
     share of white (`baselines.share_of_white`), top left first among equals, and none that overlaps one before by more
-    than half, as long as there are such.
+    than half, as long as there are such; if there are fewer than `number`, they are taken again from the first.
 
     Raises:
         UserError: if the image is smaller than a square.

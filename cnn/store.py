@@ -58,7 +58,7 @@ def room_for(number: int, size: tuple[int, int], folder: Path | None = None, mos
         where = folder or tempfile.gettempdir()
         raise UserError(
             f"{where}: has no room for the {bytes_ / 1e9:.1f} GB of pixels that are too many for the memory "
-            f"({error.strerror}); give --cache FOLDER on a larger disk"
+            f"({error.strerror}); set TMPDIR to a folder on a larger disk, or --cache FOLDER if there is that option"
         ) from None
 
 

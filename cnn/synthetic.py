@@ -43,7 +43,7 @@ def begin_to_draw(number: int, *, seed: int, size: tuple[int, int] = (120, 160),
     """Has other processes draw what `draw_slides` will be asked for, while this one does something else."""
     _begun[number, seed, size, groups] = workers = _begin(number, seed, size, groups)
     for worker in workers:
-        atexit.register(worker.kill)  # in case that nobody asks
+        atexit.register(worker.kill)  # in case nobody asks
 
 
 def _begin(number: int, seed: int, size: tuple[int, int], groups: int) -> list[subprocess.Popen]:

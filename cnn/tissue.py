@@ -282,9 +282,8 @@ def structure(rng: np.random.Generator, scene: Scene, y: np.ndarray, x: np.ndarr
     return field + (nucleus - field) * nuclei
 
 
-if (
-    __name__ == "__main__"
-):  # SEED HEIGHT WIDTH GROUPS FIRST END STEP: the bytes of images FIRST, FIRST + STEP, .. to END
+# SEED HEIGHT WIDTH GROUPS FIRST END STEP: writes the bytes of images FIRST, FIRST + STEP, .. to END
+if __name__ == "__main__":
     SEED, HEIGHT, WIDTH, GROUPS, *NUMBERS = map(int, sys.argv[1:])
     DRAWN = [draw_image(i, seed=SEED, size=(HEIGHT, WIDTH), groups=GROUPS) for i in range(*NUMBERS)]
     sys.stdout.buffer.write(b"".join(image.tobytes() for image in DRAWN))

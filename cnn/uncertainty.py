@@ -11,6 +11,7 @@ repeats of an image are drawn together, since it is the images that are few.
 """
 
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 
 import numpy as np
 from scipy.stats import rankdata
@@ -82,7 +83,8 @@ def paired_permutation(
 
     If they were equally good, it would not matter which of the two gave which answer: for each group of images, in all
     their repeats, the two answers are exchanged with probability 1/2 (Good, "Permutation Tests", 2000). p = (1 + number
-    of exchanges with a difference at least as large) / (1 + draws). Of ten groups it is no less than 2 / 2^10.
+    of exchanges with a difference at least as large) / (1 + draws). Of ten groups it is about 2 / 2^10 at
+    least: of all 2^10 exchanges, none and all always count.
 
     Args:
         statistic: (repeats, images) -> figure.
@@ -101,6 +103,16 @@ def paired_permutation(
     return (1 + as_large) / (1 + draws)
 
 
+def area_of_ranks(positive: np.ndarray, scores: np.ndarray) -> float:
+    """The area under the curve, mean over the repeats, from sums of ranks: quick for many images, but unweighted.
+
+    A positive image's rank counts the images that it is not below, itself included. So the sum of their ranks, less
+    what they have among themselves, is the number of pairs in order (Mann and Whitney, Ann Math Stat 18, 1947).
+    """
+    m, n = int(positive.sum()), int((~positive).sum())
+    return float((ranks(scores)[:, positive].sum(axis=1) - m * (m + 1) / 2).mean() / (m * n))
+
+
 def ranks(scores: np.ndarray) -> np.ndarray:
     """The rank of each score within its repeat, (repeats, images), equal scores sharing the mean of their ranks."""
     return rankdata(np.atleast_2d(scores), axis=1)
@@ -117,11 +129,13 @@ def counts_that_give(published: str, number: int) -> list[int]:
     Raises:
         UserError: if it is no number from 0 to 1, or 0 to 100 %.
     """
+    published = published.strip()
     digits = published.rstrip("% ")
-    scale = 1 if digits == published.strip() else 100
+    scale = 1 if digits == published else 100
     try:
-        value, places = float(digits), len(digits.partition(".")[2])
-    except ValueError:
+        number_said = Decimal(digits)
+        value, places = float(number_said), -number_said.as_tuple().exponent
+    except (InvalidOperation, TypeError):  # the second: an infinite number, or none, has no digits
         raise UserError(f'published figure: got "{published}", wants one such as 0.877 or 87.7 %') from None
     if not 0 <= value <= scale:
         raise UserError(f'published figure: got "{published}", wants from 0 to 1, or from 0 to 100 %')

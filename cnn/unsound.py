@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from cnn.errors import counted
 from cnn.loss import cross_entropy
 from cnn.network import Network
 from cnn.weights import named_arrays
 
 
 def _unsound(array: jax.Array) -> int:
-    """How many of its numbers are infinite or none."""
+    """How many of its numbers are infinite or NaN."""
     return int((~jnp.isfinite(array)).sum())
 
 
@@ -26,7 +27,7 @@ def first_unsound(
     key: jax.Array,
     dtype: jnp.dtype = jnp.float32,
 ) -> str:
-    """Says where the first number that is infinite or none appears in a training step.
+    """Says where the first number that is infinite or NaN appears in a training step.
 
     Args:
         network: with the weights from before the step.
@@ -36,13 +37,13 @@ def first_unsound(
         key: of the layers' randomness, as in the step.
         dtype: what the layers compute in, as in the step.
     Returns:
-        part of a sentence, like "layer 3 (batch norm) makes 12 of 64 numbers infinite or none".
+        part of a sentence, like "layer 3 (batch norm) makes 12 of 64 numbers infinite or NaN".
     """
     for name, array in named_arrays(nnx.state(network)).items():
         if _unsound(array):
-            return f"{_unsound(array)} of the {array.size} numbers in {name} have become infinite or none"
+            return f"{_unsound(array)} of the {array.size} numbers in {name} have become infinite or NaN"
     if _unsound(images):
-        return f"the augmentation makes {_unsound(images)} of {images.size} numbers infinite or none"
+        return f"the augmentation makes {_unsound(images)} of {images.size} numbers infinite or NaN"
     graph, learned, rest = nnx.split(network, nnx.Param, ...)
 
     def network_of(learned: nnx.State) -> Network:
@@ -54,7 +55,7 @@ def first_unsound(
         outputs = layer(inputs, key=jax.random.fold_in(key, i))
         if _unsound(outputs):
             return (
-                f"layer {i} ({layer}) makes {_unsound(outputs)} of {outputs.size} numbers infinite or none, out of "
+                f"layer {i} ({layer}) makes {_unsound(outputs)} of {outputs.size} numbers infinite or NaN, out of "
                 f"inputs from {float(inputs.min()):.3g} to {float(inputs.max()):.3g}"
             )
         inputs = outputs
@@ -68,5 +69,7 @@ def first_unsound(
         return f"the loss is {float(loss)}, of logits from {float(inputs.min()):.3g} to {float(inputs.max()):.3g}"
     for name, gradient in sorted(named_arrays(gradients).items(), key=lambda item: -int(item[0].split(".")[1])):
         if _unsound(gradient):
-            return f"the gradient of {name} is the first to be infinite or none, in {_unsound(gradient)} places"
+            return (
+                f"the gradient of {name} is the first to be infinite or NaN, in {counted(_unsound(gradient), 'place')}"
+            )
     return "taken again layer by layer, every number is sound: it came from the device, or from another order of sums"

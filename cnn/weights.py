@@ -48,6 +48,8 @@ def load_weights(path: Path, network: Network) -> nnx.State:
         if name in found and (found[name].shape, found[name].dtype) != (array.shape, array.dtype)
     ]
     if differences:
-        raise UserError(f"{path}: does not fit the network: {'; '.join(sorted(differences))}")
+        raise UserError(
+            f"{path}: does not fit the network: {'; '.join(sorted(differences))}; give another run, or train again"
+        )
     leaves = [jnp.asarray(found[name]) for name in wanted]
     return jax.tree.unflatten(jax.tree.structure(parameters), leaves)

@@ -72,13 +72,11 @@ def main(settings: Settings) -> Path:
         tissue = synthetic.draw_slides(8, seed=settings.seed, size=settings.image_size)
         image = tissue.images[0]
     folder = runs.create_folder("augmentations", settings.out)
-    description = {"experiment": "augmentations", "settings": settings}
-    runs.write_json(folder / "config.json", description | runs.environment(device))
+    runs.write_config(folder, "augmentations", settings, device)
     shown, captions = [], []
     copies = np.stack([image] * 5)
-    keys = jax.random.split(
-        training.keys_of(settings.seed).drawing, len(ROWS)
-    )  # else all rows would have the same luck
+    # A key for each row, or all would have the same luck.
+    keys = jax.random.split(training.keys_of(settings.seed).drawing, len(ROWS))
     for key, (name, augmentation) in zip(keys, ROWS.items()):
         variants = augment.compiled(augmentation)(key, copies)
         shown += [np.float32(image) / 255, *np.asarray(variants)]

@@ -223,9 +223,7 @@ def main(settings: Settings) -> dict:
         settings = replace(settings, tasks=tuple(task for task in settings.tasks if task != "forward"))
         console.print("left out: forward only, since this project learns in bfloat16, but is used in float32")
     folder = runs.create_folder("benchmark", settings.out)
-    runs.write_json(
-        folder / "config.json", {"experiment": "benchmark", "settings": settings} | runs.environment(device)
-    )
+    runs.write_config(folder, "benchmark", settings, device)
     entries = {name: PEERS[name] for name in ("cnn", *settings.peers)}
     console.print(f"starting the peers, each in a process; writing to {folder}", highlight=False)
     result = compare(entries, kind, settings, console) | {"device": device}

@@ -3,12 +3,12 @@
 
     python -m experiments.choose_recipe --data FOLDER --jobs 2
 
-To choose is to learn. Who tries ten recipes on the test images and reports the best one has fitted the test images, and
-its figure is too good. So the choice is made inside: whole groups are cut into five folds. Without fold 1, the other
-four are judged one after the other, by networks that learn from the remaining three. That says which recipe to take
-when fold 1 is the test; the same without fold 2, and so on. If all five agree, no image had a say in the choice of the
-recipe that it is going to test; where they do not, some had a little. A network without folds 1 and 2 serves both, so
-it takes ten networks a candidate.
+To choose is to learn. Whoever tries ten recipes on the test images and reports the best one has fitted the test images,
+and its figure is too good. So the choice is made inside: whole groups are cut into five folds. Without fold 1, the
+other four are judged one after the other, by networks that learn from the remaining three. That says which recipe to
+take when fold 1 is the test; the same without fold 2, and so on. If all five agree, no image had a say in the choice of
+the recipe that it is going to test; where they do not, some had a little. A network without folds 1 and 2 serves both,
+so it takes ten networks a candidate.
 
 What came of it on the 58 UCSB slides, `results.md` tells.
 """
@@ -16,7 +16,7 @@ What came of it on the 58 UCSB slides, `results.md` tells.
 from dataclasses import dataclass, replace
 
 from cnn import command_line
-from cnn.errors import UserError
+from cnn.errors import UserError, counted
 
 
 # %%
@@ -33,7 +33,8 @@ class Settings(command_line.Recipe):
     folds: int = 5
     """Into how many parts the groups are cut."""
     jobs: int = 1
-    """Networks trained at a time, each on an equal share of the processors, and of several GPUs on one."""
+    """Networks trained at a time, each on an equal share of the processors, and of several GPUs on one. Each
+    process has the images in its own memory."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -133,8 +134,7 @@ def main(settings: Settings) -> dict:
     if settings.model != "tissue":
         raise UserError(f"--model: the candidates are variants of tissue, and {settings.model} is not what they vary")
     device, console = command_line.choose_device(settings.device, settings.precision), progress.terminal()
-    drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
-    print(command_line.first_line("choose_recipe", device, str(settings.data or drawn)), flush=True)
+    print(command_line.first_line("choose_recipe", device, settings.source), flush=True)
     runs.check_new(settings.out)
     data, skipped = recipe.read_slides(settings, console)
     index = evaluation.positive_class(data.classes, settings.positive)
@@ -151,7 +151,7 @@ def main(settings: Settings) -> dict:
             asked = np.concatenate([parts[a], parts[b]])
             known = np.setdiff1d(np.arange(len(data)), asked)
             pieces[f"{name}, without {a} and {b}"] = (name, known, asked, settings.seed + number)
-    console.print(f"{len(data)} images of {len(set(data.groups))} groups", highlight=False)
+    console.print(f"{counted(len(data), 'image')} of {counted(len(set(data.groups)), 'group')}", highlight=False)
     shared = (data.images, labels, settings)
     results = train_many(console, "choose_recipe", settings, folder, pieces, ask, shared, digest)
 

@@ -131,8 +131,7 @@ def main(settings: Settings) -> dict[str, list[float | None]]:
     device, console = command_line.choose_device(settings.device), progress.terminal()
     print(command_line.first_line("convolution_four_ways", device, "random numbers"), flush=True)
     folder = runs.create_folder("convolution_four_ways", settings.out)
-    description = {"experiment": "convolution_four_ways", "settings": settings}
-    runs.write_json(folder / "config.json", description | runs.environment(device))
+    runs.write_config(folder, "convolution_four_ways", settings, device)
     worked_example(console, folder / "by_hand.png")
 
     seconds = measure(settings, console)

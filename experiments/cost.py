@@ -150,7 +150,7 @@ def main(settings: Settings) -> dict[str, list[dict]]:
     device, console = command_line.choose_device(settings.device), progress.terminal()
     print(command_line.first_line("cost", device, "noise"), flush=True)
     folder = runs.create_folder("cost", settings.out)
-    runs.write_json(folder / "config.json", {"experiment": "cost", "settings": settings} | runs.environment(device))
+    runs.write_config(folder, "cost", settings, device)
     waited = first_step(settings.starts, settings.device)
     if waited:
         seconds = float(np.median(waited))

@@ -18,7 +18,7 @@ and 0.906.
 from dataclasses import dataclass
 
 from cnn import command_line
-from cnn.errors import UserError
+from cnn.errors import UserError, counted
 
 SIDE, NUMBER = 128, 8  # squares of tissue: pixels, and how many of each image
 
@@ -41,7 +41,8 @@ class Settings(command_line.Recipe):
     tissue_only: bool = False
     """Judge the squares of each image with the least white, not whole images: white then says less."""
     jobs: int = 1
-    """Networks trained at a time, each on an equal share of the processors, and of several GPUs on one."""
+    """Networks trained at a time, each on an equal share of the processors, and of several GPUs on one. Each
+    process has the images in its own memory."""
 
     def __post_init__(self):
         super().__post_init__()
@@ -78,6 +79,7 @@ from cnn import (
     resuming,
     runs,
     slides,
+    splits,
     squares,
 )
 from cnn.folds import Fold
@@ -97,18 +99,19 @@ HISTOGRAMS = {f"histogram, C = {strength:g}": strength for strength in (0.05, 0.
 
 
 # %%
-def protocols(labels: np.ndarray, groups: tuple[str, ...], settings: Settings) -> dict[str, list[list[Fold]]]:
-    """The name of each protocol, and its folds for every repeat."""
+def protocols(
+    labels: np.ndarray, groups: tuple[str, ...], same: np.ndarray, settings: Settings
+) -> dict[str, list[list[Fold]]]:
+    """The name of each protocol, and its folds for every repeat; `same` as in `folds.stratified_folds`."""
     number = len(set(groups))
     if number <= 20:
         by_group = {"one group out": [folds.one_group_out(labels, groups)]}
     else:
-        parts = min(10, *(len({groups[i] for i in np.flatnonzero(labels == label)}) for label in (0, 1)))
+        parts = min(10, *(len(set(np.array(groups)[labels == label])) for label in (0, 1)))
         by_group = {f"groups, {parts}-fold": [folds.group_folds(labels, groups, parts, settings.seed)]}
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    return by_group | {
-        f"{settings.folds}-fold x {settings.seeds}": [folds.stratified_folds(labels, settings.folds, s) for s in seeds]
-    }
+    by_image = [folds.stratified_folds(labels, settings.folds, seed, same) for seed in seeds]
+    return by_group | {f"{settings.folds}-fold x {settings.seeds}": by_image}
 
 
 # %% [markdown]
@@ -198,14 +201,13 @@ def main(settings: Settings) -> dict:
     """Runs the job and returns what metrics.json holds."""
     settings = resuming.own_settings("cross_validate", settings)
     device, console = command_line.choose_device(settings.device, settings.precision), progress.terminal()
-    drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
-    print(command_line.first_line("cross_validate", device, str(settings.data or drawn)), flush=True)
+    print(command_line.first_line("cross_validate", device, settings.source), flush=True)
     runs.check_new(settings.out)
     data, skipped = recipe.read_slides(settings, console)
     index = evaluation.positive_class(data.classes, settings.positive)
     positive = data.labels == index
     labels = positive.astype(np.int32)
-    asked = protocols(labels, data.groups, settings)
+    asked = protocols(labels, data.groups, splits.pictures(data.images), settings)
     shown = data.images[:, None]
     if settings.tissue_only:
         shown = np.stack([squares.tissue_squares(image, size=SIDE, number=NUMBER) for image in data.images])
@@ -220,7 +222,7 @@ def main(settings: Settings) -> dict:
             for i, j, fold in trainings(repeats, many):
                 piece = (fold.training, fold.test, settings.seed + 100 * i + j, method == SHUFFLED)
                 pieces[piece_name(name, i, j, method)] = piece
-    console.print(f"{len(data)} images of {len(set(data.groups))} groups", highlight=False)
+    console.print(f"{counted(len(data), 'image')} of {counted(len(set(data.groups)), 'group')}", highlight=False)
     shared = (shown, labels, settings)
     answers = train_many(console, "cross_validate", settings, folder, pieces, ask_network, shared, found["data_digest"])
 
@@ -241,7 +243,9 @@ def main(settings: Settings) -> dict:
             for i, row in enumerate(probability)
             for k, p in enumerate(row)
         ]
-        bins = evaluation.reliability(np.tile(positive, len(repeats)), scores[NETWORK].ravel())
+        bins = evaluation.reliability(
+            positive, scores[NETWORK].mean(axis=0)
+        )  # each image once: that is how few they are
         title = f"{name}: can its probabilities be trusted?"
         figures.reliability(folder / f"{name.replace(' ', '_')}_reliability.png", bins, title)
     draw_areas(folder / "auc.png", metrics["protocols"], len(data))

@@ -113,7 +113,7 @@ def main(settings: Settings) -> dict[str, float]:
     device, console = command_line.choose_device("cpu"), progress.terminal()
     print(command_line.first_line("faster", device, "drawn tissue"), flush=True)
     folder = runs.create_folder("faster", settings.out)
-    runs.write_json(folder / "config.json", {"experiment": "faster", "settings": settings} | runs.environment(device))
+    runs.write_config(folder, "faster", settings, device)
     console.print(f"starting {len(CURES) + 2} processes; writing to {folder}", highlight=False)
     return report(measured(settings, console), folder, device, console)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cnn import command_line
-from cnn.errors import UserError
+from cnn.errors import UserError, counted
 
 
 # %%
@@ -43,7 +43,8 @@ class Settings(command_line.Common):
     image_size: tuple[int, int] = (120, 160)
     """Height and width that the network sees."""
     jobs: int = 1
-    """Networks trained at a time, each on an equal share of the processors, and of several GPUs on one."""
+    """Networks trained at a time, each on an equal share of the processors, and of several GPUs on one. Each
+    process has the images in its own memory."""
     resume: Path | None = None
     """Folder of an interrupted run, to go on where it stopped, with its own options and on the same images."""
 
@@ -85,6 +86,7 @@ from cnn.loss import probabilities
 from cnn.many import train_many
 from cnn.optimizer import make_optimizer
 from cnn.slides import Slides
+from cnn.splits import pictures
 from cnn.step import make_step
 
 LEAKY, BY_IMAGE, BY_GROUP = "augment, then split", "split by image", "split by group"
@@ -98,7 +100,7 @@ LEAKY, BY_IMAGE, BY_GROUP = "augment, then split", "split by image", "split by g
 def honest_folds(originals: Slides, settings: Settings) -> dict[str, list[Fold]]:
     """Indices into the slides, for every network of the two honest splits; UserError if there are too few of them."""
     return {
-        BY_IMAGE: stratified_folds(originals.labels, settings.folds, settings.seed),
+        BY_IMAGE: stratified_folds(originals.labels, settings.folds, settings.seed, pictures(originals.images)),
         BY_GROUP: group_folds(originals.labels, originals.groups, settings.folds, settings.seed),
     }
 
@@ -118,10 +120,10 @@ def three_splits(originals: Slides, data: Slides, honest: dict[str, list[Fold]],
     splits = {LEAKY: [Fold(*map(np.sort, leaky))]}
     splits |= {name: [enlarged(fold) for fold in folds] for name, folds in honest.items()}
     groups = np.array(originals.groups)[source]
-    for fold in splits[BY_IMAGE] + splits[BY_GROUP]:
-        assert not related(fold, source), "a copy of a test image is in training"
-    for fold in splits[BY_GROUP]:
-        assert not related(fold, groups), "a relative of a test image is in training"
+    if any(related(fold, source) for fold in splits[BY_IMAGE] + splits[BY_GROUP]):
+        raise AssertionError("a copy of a test image is in training")
+    if any(related(fold, groups) for fold in splits[BY_GROUP]):
+        raise AssertionError("a relative of a test image is in training")
     return splits
 
 
@@ -179,7 +181,7 @@ def explain(rows: dict[str, dict]) -> str:
     """What the table says, for one who has never heard of a leak."""
     leaky, by_image, by_group = (rows[name] for name in (LEAKY, BY_IMAGE, BY_GROUP))
     share = {name: row["accuracy"]["value"] for name, row in rows.items()}
-    difference = 100 * (share[LEAKY] - share[BY_GROUP])
+    difference = evaluation.difference(leaky["accuracy"], by_group["accuracy"])
     text = (
         f"Asked about turned copies of slides that it had been shown, the network is right in {share[LEAKY]:.1%}: "
         f"{leaky['copy_in_training']} of the {leaky['n']} test images have a copy of the same slide in training. "
@@ -187,15 +189,16 @@ def explain(rows: dict[str, dict]) -> str:
         f"{share[BY_IMAGE]:.1%} ({by_image['accuracy']['k']} of {by_image['n']}), and if no slide of the same group "
         f"was shown to it either, in {share[BY_GROUP]:.1%} ({by_group['accuracy']['k']} of {by_group['n']}). "
     )
-    apart = leaky["accuracy"]["low"] > by_group["accuracy"]["high"]
-    if not apart:
+    points = f"{difference['value'] * 100:.0f} points [{difference['low'] * 100:.0f}, {difference['high'] * 100:.0f}]"
+    if difference["low"] <= 0:
+        cause = "goes the other way" if difference["high"] < 0 else "may be chance"
         return (
-            f"{text}The difference of {difference:.0f} points is within what chance may do: this run does not show "
-            "what a leak is worth. Give it more epochs, in which it learns by heart, or another --seed."
+            f"{text}The difference of {points} {cause}: this run does not show what a leak is worth. Give it "
+            "more epochs, in which it learns by heart, or another --seed."
         )
     return (
-        f"{text}The difference of {difference:.0f} points, more than chance would do, is what it had learned by heart. "
-        "No interval of the first row shows it: a leak is no bad luck, it is the answer to another question."
+        f"{text}The difference of {points}, more than chance would do, is what it had learned by heart. No interval of "
+        "the first row shows it: a leak is no bad luck, it is the answer to another question."
     )
 
 
@@ -228,7 +231,9 @@ def main(settings: Settings) -> dict:
             progress=advance,
         )
     splits = three_splits(originals, data, honest, settings.seed)
-    console.print(f"{len(originals)} slides became {len(data)} images; {settings.epochs} epochs each", highlight=False)
+    console.print(
+        f"{len(originals)} slides became {len(data)} images; {counted(settings.epochs, 'epoch')} each", highlight=False
+    )
     pieces = {f"{name}, {i}": tuple(fold) for name, folds in splits.items() for i, fold in enumerate(folds, 1)}
     shared = (data.images, data.labels, settings)
     predicted = train_many(console, "leakage", settings, folder, pieces, ask, shared, digest)

@@ -41,7 +41,7 @@ import jax
 from rich.table import Table
 
 from cnn import baselines, figures, models, progress, reports, runs, slides, weights
-from cnn.errors import UserError
+from cnn.errors import UserError, counted
 
 
 def main(settings: Settings) -> list[tuple[str, str, float]]:
@@ -75,15 +75,15 @@ def main(settings: Settings) -> list[tuple[str, str, float]]:
     for name, predicted, probability in rows:
         table.add_row(name, predicted, f"{probability:.3f}")
     console = progress.terminal()
-    if settings.out:  # before anything is shown, since who reads the first line only may close the pipe
+    if settings.out:  # before anything is shown, since whoever reads only the first line may close the pipe
         folder = runs.create_folder("predict", settings.out)
         runs.write_csv(folder / "predictions.csv", ("name", "class", f"probability of {positive}"), rows)
         captions = [
-            f"{Path(name).name}\n{predicted}: {p.max():.0%}" for (name, predicted, _), p in zip(rows, probabilities)
+            f"{reports.shortened(Path(name).name)}\n{predicted}: {p.max():.0%}"
+            for (name, predicted, _), p in zip(rows, probabilities)
         ]
         first = f", the first {SHOWN}" if len(images) > SHOWN else ""
-        what = "1 image" if len(images) == 1 else f"{len(images)} images"
-        title = f"{what} and what the network says{first}"
+        title = f"{counted(len(images), 'image')} and what the network says{first}"
         figures.gallery(folder / "predictions.png", images[:SHOWN], captions[:SHOWN], title)
         reports.draw_attention(folder / "attention.png", network, parameters, images[:6], captions[:6])
     console.print(table)
@@ -93,7 +93,7 @@ def main(settings: Settings) -> list[tuple[str, str, float]]:
     if blank:
         more = f" and {len(blank) - 3} more" if len(blank) > 3 else ""
         console.print(
-            f"note: at least {EMPTY:.0%} of {', '.join(blank[:3])}{more} is white: what is said of it means nothing",
+            f"note: {', '.join(blank[:3])}{more}: at least {EMPTY:.0%} is white: the answer means nothing there",
             style="yellow",
             soft_wrap=True,
         )

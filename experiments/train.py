@@ -50,7 +50,7 @@ if __name__ == "__main__":
 from rich.console import Console
 
 from cnn import evaluation, fitting, models, progress, recipe, reports, resuming, runs, slides, splits, training
-from cnn.errors import UserError
+from cnn.errors import UserError, counted
 from cnn.fitting import Keeper
 from cnn.store import Chosen
 
@@ -60,8 +60,7 @@ def main(settings: Settings) -> dict:
     settings = resuming.own_settings("train", settings)
     device = command_line.choose_device(settings.device, settings.precision)
     console = progress.terminal()
-    drawn = f"{settings.drawn} images of drawn tissue, seed {settings.seed}"
-    print(command_line.first_line("train", device, str(settings.data or drawn)), flush=True)
+    print(command_line.first_line("train", device, settings.source), flush=True)
 
     resuming.check_unfinished(settings)
     runs.check_new(settings.out)
@@ -72,15 +71,15 @@ def main(settings: Settings) -> dict:
     digest = slides.source_digest(data)
     if settings.resume:
         resuming.check_images(settings, digest)
-        before = runs.read_config(settings.resume)["splits"]
+        before = runs.read_config(settings.resume, "splits")["splits"]
         parts = splits.split_as_before(data, before)
         check_epochs(settings, len(before["training"]), len(parts["training"]))
     else:
         parts = splits.split_by_group(data, seed=settings.seed)
     for name, chosen in parts.items():
         counts = ", ".join(f"{(data.labels[chosen] == i).sum()} {label}" for i, label in enumerate(data.classes))
-        groups = len({data.groups[i] for i in chosen})
-        console.print(f"{name:<10} {len(chosen):>5} images of {groups} groups: {counts}", highlight=False)
+        groups = counted(len({data.groups[i] for i in chosen}), "group")
+        console.print(f"{name:<10} {counted(len(chosen), 'image'):>12} of {groups}: {counts}", highlight=False)
 
     # 2. The network.
     network = recipe.network(settings, len(data.classes), training.keys_of(settings.seed).weights)
@@ -102,6 +101,8 @@ def main(settings: Settings) -> dict:
     )
     with resuming.alone(folder):
         resuming.note_changes(settings, digest, splits=names)
+        if "data" in settings.allow_change:
+            resuming.tell_skipped(folder, skipped)
         resuming.unfinish(folder)
         metrics = train_and_judge(settings, console, folder, data, parts, network, positive)
     console.print(reports.judgement_table(metrics["splits"]))
@@ -128,7 +129,8 @@ def train_and_judge(settings: Settings, console: Console, folder: Path, data, pa
 
     # 4. Training. Ctrl-C, or a machine that shuts down, finishes the step, saves, and says how to go on.
     per_epoch, steps = recipe.steps(settings, len(parts["training"]))
-    console.print(f"training: {settings.epochs} epochs of {per_epoch} images; writing to {folder}", highlight=False)
+    length = f"{counted(settings.epochs, 'epoch')} of {counted(per_epoch, 'image')}"
+    console.print(f"training: {length}; writing to {folder}", highlight=False)
     go_on = resuming.how_to_go_on("train", settings, folder)
     keeper = Keeper(folder / "checkpoints", go_on, every=settings.save_every)
     with keeper:

@@ -68,7 +68,10 @@ def test_each_method_is_held_against_its_own_images_and_each_network_has_its_own
     monkeypatch.setattr(cross_validate, "ask_network", ask)
     options = {"data": sixteen, "group_pattern": r"(group\d+)_", "image_size": (128, 160), "positive": "benign"}
     settings = cross_validate.Settings(**options, folds=2, seeds=3, tissue_only=True, out=tmp_path / "run")
+    bins = []
+    monkeypatch.setattr(cross_validate.figures, "reliability", lambda path, found, title: bins.append(found))
     found = cross_validate.main(settings)["protocols"]
+    assert [sum(one["n"] for one in found) for found in bins] == [16, 16], "each image once, though asked three times"
     assert shapes == {(16, 8, 128, 128, 3)}, "squares of tissue"
     for judged in found.values():
         assert judged["methods"]["network"]["accuracy"]["value"] == 1
@@ -87,7 +90,9 @@ def test_each_method_is_held_against_its_own_images_and_each_network_has_its_own
 
 def test_each_cut_is_another_one():
     labels, groups = np.tile([0, 1], 10), tuple(f"day{i % 4}" for i in range(20))
-    found = cross_validate.protocols(labels, groups, cross_validate.Settings(folds=2, seeds=3))["2-fold x 3"]
+    found = cross_validate.protocols(labels, groups, np.arange(20), cross_validate.Settings(folds=2, seeds=3))[
+        "2-fold x 3"
+    ]
     assert len({cut[0].test.tobytes() for cut in found}) == 3
 
 

@@ -61,6 +61,11 @@ def test_a_perfect_method_is_not_said_to_be_perfect_for_sure():
     assert 0.8 < perfect["auc"]["low"] < 1
     assert 0.4 < perfect["auc"]["low_groups"] < perfect["auc"]["low"], "five groups with both classes say less"
     assert perfect["auc"]["high"] == perfect["auc"]["high_groups"] == perfect["accuracy"]["high"] == 1
+    wrong = summarize({"none": 1.0 - POSITIVE[None]}, POSITIVE, GROUPS, "none", ())["methods"]["none"]
+    for figure in ("accuracy", "auc"):
+        for end, other in (("high", "low"), ("high_groups", "low_groups")):
+            assert wrong[figure][end] == pytest.approx(1 - perfect[figure][other]), "nor a hopeless one hopeless"
+            assert wrong[figure][other] == 0
 
 
 def printed(found: dict) -> str:

@@ -38,6 +38,12 @@ def test_ink_is_what_takes_light_away(decoder):
     np.testing.assert_array_equal(decode_image(data, decoder), [[(0, 255, 255), (0, 0, 0)]])
 
 
+def test_ink_that_one_can_see_through_is_refused_and_not_called_damaged():
+    data = tiff(np.zeros((1, 2, 5), np.uint16), photometric="separated", planarconfig="contig", extrasamples=[2])
+    with pytest.raises(ImageError, match="has an alpha channel beside CMYK, which cannot be read"):
+        decode_image(data, "x")
+
+
 def test_libtiff_is_not_asked_for_what_pillow_would_take_for_something_else(monkeypatch):
     monkeypatch.setattr(images, "TIFFFILE_DECODES", ())
     planes = {"photometric": "rgb", "planarconfig": "separate"}

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnn.errors import UserError
-from cnn.evaluation import auc, brier, judge, mistakes, positive_class, rate, reliability
+from cnn.evaluation import auc, brier, difference, judge, mistakes, positive_class, rate, reliability
 from tests.checkers import assert_equal_arrays
 
 
@@ -23,6 +23,15 @@ def test_a_wilson_interval_by_hand():
     assert (got["k"], got["n"], got["value"]) == (8, 10, 0.8)
     assert got["low"] == pytest.approx(centre - half, abs=1e-6)
     assert got["high"] == pytest.approx(centre + half, abs=1e-6)
+
+
+def test_a_difference_of_rates_reaches_as_far_as_the_ends_of_both_intervals():
+    first, second = rate(56, 70), rate(48, 80)
+    got = difference(first, second)
+    assert got["low"] == pytest.approx(0.2 - math.hypot(0.8 - first["low"], second["high"] - 0.6))
+    assert got["high"] == pytest.approx(0.2 + math.hypot(first["high"] - 0.8, 0.6 - second["low"]))
+    other = difference(second, first)
+    assert (other["value"], other["low"], other["high"]) == pytest.approx((-got["value"], -got["high"], -got["low"]))
 
 
 def test_the_interval_of_51_of_58_slides_is_17_points_wide():

@@ -22,7 +22,7 @@ from cnn.errors import UserError
 from cnn.fitting import Keeper
 from cnn.optimizer import make_optimizer
 from cnn.step import Sums, initial_state, make_step
-from cnn.training import Point
+from cnn.training import Epoch, Point
 from tests.test_training import bytes_of, fade, pictures, tiny_network
 
 
@@ -99,6 +99,17 @@ def test_the_time_of_an_epoch_counts_what_it_took_before_an_interruption(tmp_pat
     assert [epoch.number for epoch in history] == [3, 4]
     assert 100 < history[0].seconds < 150
     assert history[1].seconds < 50
+
+
+def test_the_star_is_for_the_lowest_loss_of_the_whole_run_though_it_was_interrupted(tmp_path):
+    keeper = Keeper(tmp_path / "c", "", every=0)
+    start = initial_state(nnx.state(tiny_network(0.3)), compiled()["optimizer"])
+    keeper.save(Point(3, start, []), [Epoch(1, 0.7, 0.5, 1e-9, 0.5, 1.0, None, None)], None)
+    history, kept, text = fitted(tmp_path / "c", patience=None)
+    assert [epoch.number for epoch in history] == [1, 2, 3, 4]
+    assert kept.number == 4, "without patience the last is kept"
+    assert "epoch   2/4" in text
+    assert "*" not in text, "no later loss was as low as the first"
 
 
 def test_a_checkpoint_is_written_when_it_is_time(tmp_path, monkeypatch):

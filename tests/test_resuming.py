@@ -27,6 +27,8 @@ class Settings:
     resume: Path | None = None
     allow_change: tuple[str, ...] = ()
     jobs: int = 1
+    save_every: float = 30.0
+    debug_nans: bool = False
 
 
 def begun(tmp_path: Path, **options) -> Path:
@@ -98,10 +100,13 @@ def test_other_images_are_refused_wherever_they_lie_and_the_same_are_taken_from_
 
 def test_a_run_of_another_experiment_is_refused(tmp_path):
     folder = begun(tmp_path)
-    with pytest.raises(UserError, match=r"^--resume: .* is a run of train, not of cross_validate; name one of these$"):
+    with pytest.raises(UserError, match=r"^--resume: .* is a run of train, not of cross_validate; name one that"):
         own_settings("cross_validate", Settings(resume=folder))
     (folder / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"^--resume: .* is a run of something else, not of train; name one of these$"):
+    with pytest.raises(UserError, match=r"^--resume: .* is a run of something else, not of train; name one that train"):
+        own_settings("train", Settings(resume=folder))
+    (folder / "config.json").write_text('{"experiment": "train", "settings": {}}')
+    with pytest.raises(UserError, match=r"config.json: is damaged, or of another version of this project; give the"):
         own_settings("train", Settings(resume=folder))
 
 
@@ -148,6 +153,8 @@ def test_how_to_go_on_names_what_is_not_in_the_folder():
     assert spaced == "python -m experiments.train --resume 'my runs/1'", "as a shell takes it"
     assert how_to_go_on("train", Settings(), Path("r")) == "python -m experiments.train --resume r"
     assert how_to_go_on("train", Settings(jobs=2), Path("r")) == "python -m experiments.train --resume r --jobs 2"
+    slow = Settings(save_every=2.5, debug_nans=True)
+    assert how_to_go_on("train", slow, Path("r")).endswith(" --resume r --save-every 2.5 --debug-nans")
 
 
 def test_a_finished_run_has_nothing_left_to_do(tmp_path):
@@ -183,7 +190,7 @@ def test_what_was_left_out_is_listed_in_the_folder(tmp_path, capsys):
     bad = [ImageError("a,b.png", "is empty", "copy it again")]
     folder = begin_or_resume("train", Settings(out=tmp_path / "run"), "cpu", data_digest="abc", skipped=bad)
     assert (folder / "skipped.csv").read_text() == 'file,reason,remedy\n"a,b.png",is empty,copy it again\n'
-    assert capsys.readouterr().out == f"left out 1 bad files: see {folder / 'skipped.csv'}\n"
+    assert capsys.readouterr().out == f"left out 1 bad file: see {folder / 'skipped.csv'}\n"
 
 
 def test_a_new_run_is_written_down_with_what_it_was_begun_on(tmp_path):

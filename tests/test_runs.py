@@ -3,10 +3,12 @@
 import csv
 import dataclasses
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from cnn import runs
 from cnn.errors import UserError
 from cnn.runs import (
     check_new,
@@ -29,6 +31,8 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=f"^--out: .*run cannot be made, since {tmp_path / 'file'} is no folder; name"):
         create_folder("train", tmp_path / "file" / "new" / "run")
+    with pytest.raises(UserError, match=r"^--out: the name has characters that cannot be printed; name another"):
+        check_new(Path("run\udcff"))
     monkeypatch.setattr("os.access", lambda folder, mode: False)
     with pytest.raises(UserError, match=f"^--out: .*run cannot be made, since {tmp_path} may not be written to"):
         check_new(tmp_path / "new" / "run")
@@ -39,6 +43,9 @@ def test_without_out_the_folder_is_named_by_experiment_and_time(tmp_path, monkey
     folder = create_folder("train", None)
     assert folder.parent == Path("runs")
     assert folder.name.startswith("train-20")
+    both = {create_folder("train", None).name.removeprefix(folder.name) for _ in range(2)}
+    if len({name[:20] for name in both}) == 1:  # all in one second
+        assert both == {"-2", "-3"}
 
 
 def test_settings_are_written_as_what_they_hold(tmp_path):
@@ -82,3 +89,22 @@ def test_a_commit_is_forty_digits_and_outside_git_there_is_none(monkeypatch):
     assert commit is None or len(commit.removesuffix("+changes")) == 40
     monkeypatch.setenv("PATH", "")  # no git to ask
     assert git_commit() is None
+
+
+def test_a_commit_is_that_of_this_code_and_tells_of_changed_experiments(tmp_path, monkeypatch):
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=b", *arguments], check=True)
+
+    for name in ("cnn", "experiments"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "runs.py").write_text("")
+    monkeypatch.setattr(runs, "__file__", str(tmp_path / "cnn" / "runs.py"))
+    git("init", "-q")
+    git("add", "experiments")
+    git("commit", "-qm", "one")
+    assert git_commit() is None, "it lies in a repository that does not hold it"
+    git("add", ".")
+    git("commit", "-qm", "two")
+    assert len(git_commit()) == 40
+    (tmp_path / "experiments" / "runs.py").write_text("changed")
+    assert git_commit().endswith("+changes")

@@ -188,7 +188,7 @@ def test_bad_files_are_left_out_and_told_if_one_asks_for_it(tmp_path):
     assert data.groups == data.names
     assert [error.path for error in skipped] == [str(root / "a" / "1.png"), str(root / "b" / "broken.png")]
     (root / "a" / "2.png").unlink()
-    with pytest.raises(UserError, match=r"every image of the class 'a' is bad; the first: .*1\.png: is no TIFF"):
+    with pytest.raises(UserError, match="every image of the class 'a' is bad; leave out --skip-bad to see why"):
         read(root, skipped=[])
 
 

@@ -13,7 +13,17 @@ from sklearn.metrics import roc_auc_score
 
 from cnn import uncertainty
 from cnn.errors import UserError
-from cnn.uncertainty import accuracy, auc, bootstrap, counts_that_give, difference, paired_permutation, ranks, resamples
+from cnn.uncertainty import (
+    accuracy,
+    area_of_ranks,
+    auc,
+    bootstrap,
+    counts_that_give,
+    difference,
+    paired_permutation,
+    ranks,
+    resamples,
+)
 
 POSITIVE = np.array([True, True, True, False, False])
 SCORES = np.array([0.9, 0.6, 0.4, 0.5, 0.1])
@@ -172,13 +182,25 @@ def test_ranks_make_scores_of_different_scales_comparable():
         ("1.00", 3, [3]),
         ("0.00", 3, [0]),
         ("1", 3, [2, 3]),  # one digit says little: 2/3 rounds to 1
+        (" 0.877106\n", 1009, [885]),
+        ("8.77106e-1", 1009, [885]),
     ],
 )
 def test_which_counts_a_published_figure_can_come_from(published, number, counts):
     assert counts_that_give(published, number) == counts
 
 
-@pytest.mark.parametrize("published", ["high", "1.2", "-0.1", "101 %", ""])
+@pytest.mark.parametrize("published", ["high", "1.2", "-0.1", "101 %", "", "nan", "inf"])
 def test_what_is_no_share_is_refused(published):
     with pytest.raises(UserError, match="published figure: got"):
         counts_that_give(published, 10)
+
+
+def test_sums_of_ranks_give_the_area_that_pairs_give():
+    rng = np.random.default_rng(3)
+    for images, levels in ((9, 3), (40, 5), (40, 1000)):
+        positive, scores = rng.random(images) < 0.4, rng.integers(0, levels, (4, images)) / levels
+        positive[:2] = True, False
+        assert area_of_ranks(positive, scores) == pytest.approx(
+            auc(positive, scores)(np.ones((1, images)))[0], abs=1e-12
+        )

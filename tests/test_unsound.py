@@ -1,4 +1,4 @@
-"""Where a number first became infinite or none: each place is planted, and found. Next: test_step.py."""
+"""Where a number first became infinite or NaN: each place is planted, and found. Next: test_step.py."""
 
 import jax
 import jax.numpy as jnp
@@ -26,12 +26,12 @@ def place(network: Network, images: jax.Array = IMAGES, dtype: jnp.dtype = jnp.f
 def test_a_weight_that_is_no_number_is_named():
     network = tiny_network()
     network.layers[5].kernel[...] = network.layers[5].kernel[...].at[3, 0].set(jnp.nan)
-    assert place(network) == "1 of the 24 numbers in layers.5.kernel have become infinite or none"
+    assert place(network) == "1 of the 24 numbers in layers.5.kernel have become infinite or NaN"
 
 
 def test_an_augmentation_is_told_from_the_network():
     assert place(tiny_network(), IMAGES.at[0, 0, 0].set(jnp.inf)) == (
-        "the augmentation makes 3 of 288 numbers infinite or none"
+        "the augmentation makes 3 of 288 numbers infinite or NaN"
     )
 
 
@@ -39,7 +39,7 @@ def test_the_first_layer_whose_outputs_overflow_is_named_with_its_inputs():
     network = tiny_network()
     network.layers[0].kernel[...] = jnp.full((3, 3, 3, 4), 1e38)  # 27 * 0.5 * 1e38 is beyond float32
     assert place(network) == (
-        "layer 0 (convolution 3 x 3 x 4) makes 192 of 192 numbers infinite or none, out of inputs from 0.5 to 0.5"
+        "layer 0 (convolution 3 x 3 x 4) makes 192 of 192 numbers infinite or NaN, out of inputs from 0.5 to 0.5"
     )
 
 
@@ -65,8 +65,8 @@ class Treacherous(ReLU):
 def test_a_gradient_is_followed_from_the_last_layer_back():
     layers = tiny_network().layers
     early, late = (place(Network([*layers[:at], Treacherous(), *layers[at:]])) for at in (3, 6))
-    assert early.startswith("the gradient of layers.0.bias is the first to be infinite or none")
-    assert late == "the gradient of layers.5.bias is the first to be infinite or none, in 1 places"
+    assert early.startswith("the gradient of layers.0.bias is the first to be infinite or NaN")
+    assert late == "the gradient of layers.5.bias is the first to be infinite or NaN, in 1 place"
 
 
 def test_where_all_is_sound_the_device_is_suspected():

@@ -33,7 +33,7 @@ class Work(NamedTuple):
     bytes: int  # of what is given and of what results; what lies between may stay in a cache
 
     def times(self, number: int) -> "Work":
-        """So often the same."""
+        """The same work, so many times."""
         return Work(number * self.operations, number * self.bytes)
 
     def __add__(self, other: "Work") -> "Work":
