@@ -258,12 +258,13 @@ def test_a_finished_run_goes_on_with_more_images_and_none_changes_its_part(folde
     slides = tmp_path / "slides"
     shutil.copytree(folder, slides)
     options = {"data": slides, "group_pattern": r"(group\d+)", "per_epoch": 40, "batch": 8, "model": "seed"}
-    _, run = trained(tmp_path / "run", epochs=1, **options)
+    _, run = trained(tmp_path / "run", epochs=1, skip_bad=True, **options)
     before = json.loads((run / "config.json").read_text())["splits"]
     tested = slides / before["test"][0]
     new, other = np.random.default_rng(0).integers(0, 255, (2, 40, 50, 3), dtype=np.uint8)
     images.write_png(tested.with_name(f"{tested.stem.split('_')[0]}_99.png"), new)  # of a group that judges
     images.write_png(slides / "benign" / "group77_00.png", other)
+    (slides / "benign" / "group77_01.png").write_text("no picture")
     change = {"resume": run, "epochs": 2, "allow_change": ("data", "epochs")}
     train.main(train.Settings(**change))
     after = json.loads((run / "config.json").read_text())["splits"]
@@ -274,6 +275,8 @@ def test_a_finished_run_goes_on_with_more_images_and_none_changes_its_part(folde
     }
     assert all(set(before[part]) <= set(after[part]) for part in after)
     assert len(rows(run / "history.csv")) == 2
+    assert [Path(row["file"]).name for row in rows(run / "skipped.csv")] == ["group77_01.png"]
+    assert f"left out 1 bad file: see {run / 'skipped.csv'}" in capsys.readouterr().out
     for i in range(60):
         images.write_png(slides / "benign" / f"group78_{i:02d}.png", np.roll(other, i + 1, axis=1))
     with pytest.raises(UserError, match=r"^--data: with \d+ training images, not \d+, an epoch would be .* not 5"):
