@@ -189,7 +189,8 @@ def explain(rows: dict[str, dict]) -> str:
         f"{share[BY_IMAGE]:.1%} ({by_image['accuracy']['k']} of {by_image['n']}), and if no slide of the same group "
         f"was shown to it either, in {share[BY_GROUP]:.1%} ({by_group['accuracy']['k']} of {by_group['n']}). "
     )
-    points = f"{difference['value'] * 100:.0f} points [{difference['low'] * 100:.0f}, {difference['high'] * 100:.0f}]"
+    value, low, high = (f"{100 * difference[name]:.1f}" for name in ("value", "low", "high"))
+    points = f"{value} points [{low}, {high}]"
     if difference["low"] <= 0:
         cause = "goes the other way" if difference["high"] < 0 else "may be chance"
         return (

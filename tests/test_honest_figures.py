@@ -110,9 +110,9 @@ def test_only_the_leaky_split_has_copies_of_its_test_images_in_training(folder, 
 @pytest.mark.parametrize(
     ("ahead", "said"),
     [
-        (60, "difference of 40 points [16, 69], more than chance would do, is what it had learned by heart"),
-        (8, "difference of 20 points [-19, 52] may be chance"),
-        (0, "difference of -60 points [-83, -20] goes the other way"),
+        (60, "difference of 40.0 points [16.0, 68.7], more than chance would do, is what it had learned by heart"),
+        (8, "difference of 20.0 points [-18.7, 52.1] may be chance"),
+        (0, "difference of -60.0 points [-83.2, -20.1] goes the other way"),
     ],
 )
 def test_the_text_says_what_the_table_says(ahead, said):
