@@ -14,7 +14,7 @@ def _with_intervals(statistic: uncertainty.Statistic, number: int, groups: tuple
 
     A figure of 1 is 1 in every resample, and one of 0 is 0, so that the bootstrap knows no interval for it. It is then
     what `certain` gives for the figure and the images, and for the groups as if each were one image: what it means of
-    so few. (A difference of 0 between two that are both certain is left with none.)
+    so few. (A difference between two that are both certain keeps the bootstrap's, a single point that says nothing.)
     """
     found = uncertainty.bootstrap(statistic, number)
     over_groups = uncertainty.bootstrap(statistic, number, groups=groups)

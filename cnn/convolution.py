@@ -76,8 +76,8 @@ def convolve_loops_gradient(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The gradient of the definition, as loops: where each product came from, there its gradient goes.
 
-    out[n, y, x, o] contains the product  patch[i, j, c] * kernel[i, j, c, o]  once, so by the chain rule a factor gets
-    the other one, times upstream:
+    out[n, y, x, o] contains the product  patch[i, j, c] * kernel[i, j, c, o]  once, so by the chain rule the
+    gradient of each factor is the other one times upstream:
 
         d_kernel[i, j, c, o] += patch[i, j, c]     * upstream[n, y, x, o]
         d_patch [i, j, c]    += kernel[i, j, c, o] * upstream[n, y, x, o]
@@ -103,7 +103,7 @@ def convolve_loops_gradient(
 
 
 def convolve_im2col(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = "VALID") -> jax.Array:
-    """One matrix product ("image to columns"; here rows): of a row for each patch and a column for each output channel.
+    """One matrix product ("image to columns"; here rows): a row for each patch, by a column for each output channel.
 
     (places, kernel_height * kernel_width * in) @ (kernel_height * kernel_width * in, out). It costs memory: a 3 x 3
     kernel copies each pixel nine times (Chellapilla, Puri and Simard, "High performance convolutional neural networks

@@ -8,7 +8,7 @@ Numbers only; `figures.py` draws them. One class is the positive one, the one th
     NPV          of those called something else, how many are      TN / (TN + FN)
 
 The curve is the ROC: sensitivity against 1 - specificity, as the threshold falls from 1 to 0. The area under it (AUC)
-is the probability that a positive image scores above another one.
+is the probability that a positive image scores above one that is not, ties counting half.
 """
 
 import math
@@ -43,10 +43,11 @@ def rate(k: int, n: int) -> dict:
 
 
 def difference(first: dict, second: dict) -> dict:
-    """One `rate` minus another, of other images, with the 95 % interval of Newcombe: {"value", "low", "high"}.
+    """One `rate` minus another, of unrelated images, with the 95 % interval of Newcombe: {"value", "low", "high"}.
 
     From the ends of Wilson's intervals (Stat Med 17, 1998, method 10): low = p1 - p2 - sqrt((p1 - low1)^2 +
-    (high2 - p2)^2), and high likewise. If it lies above 0, the first is larger by more than chance would do.
+    (high2 - p2)^2), and high likewise. If the interval lies above 0, the first is larger by more than chance
+    explains.
 
     >>> found = difference(rate(56, 70), rate(48, 80))
     >>> [round(found[name], 4) for name in ("value", "low", "high")]

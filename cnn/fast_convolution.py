@@ -99,7 +99,7 @@ def convolve_by_four(images: jax.Array, kernel: jax.Array, sides: Sides, out) ->
     block, becomes one of 4 * out. For a 3 x 3 kernel that is a 2 x 2 one with 16 / 9 of the products, but processors
     compute many channels at a time, and three leave them idle: 32 x 120 x 160 x 3 to 32 channels and the pool after it,
     24 ms before, 14 ms so (two cores). The pool's four slices are then those channels, and XLA never undoes the blocks.
-    A pixel that is infinite or no number spoils all four, since the added products are with 0.
+    A pixel that is infinite or NaN spoils all four, since the added products are with 0.
 
     Args:
         images, kernel, sides: see `convolve`; the stride is 1.

@@ -116,7 +116,7 @@ def fit(
             if keeper is not None:
                 keeper.save(point, history, kept)
 
-        finished = bool(history) and stopping.best is not None and stopping.finished(history[-1])
+        finished = patience is not None and bool(history) and stopping.finished(history[-1])
         if finished:
             console.print(stopped, highlight=False)
         due = (lambda: False) if keeper is None else keeper.due

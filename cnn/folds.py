@@ -27,15 +27,15 @@ def stratified_folds(labels: np.ndarray, number: int, seed: int, same: np.ndarra
 
     Args:
         labels: (images,) int.
-        number: from 2 to the size of the smallest class.
+        number: from 2 to the number of different images of the smallest class.
         seed: another seed, another cut.
         same: a number an image, which copies of one picture share (`splits.pictures`); they stay together. Unless given
             there are none.
     Raises:
-        UserError: if a class has fewer images than there are folds.
+        UserError: if a class has fewer different images than there are folds.
     """
     same = np.arange(len(labels)) if same is None else same
-    _check(number, _of_each_class(labels, same), "image")
+    _check(number, _of_each_class(labels, same), "different image")
     if len(np.unique(same)) == len(labels):
         cut = StratifiedKFold(number, shuffle=True, random_state=seed).split(labels, labels)
     else:
@@ -74,13 +74,11 @@ def _of_each_class(labels: np.ndarray, codes: np.ndarray) -> list[int]:
 def _check(number: int, sizes: list[int], unit: str) -> None:
     least = min(sizes)
     if least < 2:
-        raise UserError(
-            f"folds: a class has only {least} {unit}, and without it none would be left; add a {unit} of it"
-        )
+        raise UserError(f"folds: a class has only {least} {unit}, and without it none would be left; add another")
     if number < 2:
         raise UserError(f"--folds: got {number}, wants at least 2")
     if least < number:
-        raise UserError(f"--folds: got {number}, and the smallest class has {least} {unit}s; give {least} or fewer")
+        raise UserError(f"--folds: got {number}, and a class has only {least} {unit}s; give {least} or fewer")
 
 
 def checked(folds: list[Fold], number: int, groups: tuple | np.ndarray | None = None) -> list[Fold]:

@@ -19,7 +19,7 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Adam (Kingma and Ba, ICLR 2015), as Optax computes it, for a run of so many steps. In step t, of a gradient g:
 
-        m <- 0.9 m + 0.1 g              a running mean of the gradients: where to go
+        m <- 0.9 m + 0.1 g              a running mean of the gradients: which way is up
         v <- 0.999 v + 0.001 g^2        one of their squares: how large they usually are
         w <- w - learning_rate * (m / (1 - 0.9^t) / (sqrt(v / (1 - 0.999^t)) + 1e-8) + weight_decay * w)
 

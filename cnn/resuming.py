@@ -135,7 +135,8 @@ def begin_or_resume(
 
 
 def tell_skipped(folder: Path, skipped: list[ImageError]) -> None:
-    """Lists the bad files that were left out in the run's folder, and says how many they are."""
+    """Lists the bad files that were left out in the run's folder, and says how many they are; without any, no list."""
+    (folder / "skipped.csv").unlink(missing_ok=True)  # one of before, whose files may have been mended
     if skipped:
         rows = [(error.path, error.reason, error.remedy) for error in skipped]
         path = write_csv(folder / "skipped.csv", ("file", "reason", "remedy"), rows)

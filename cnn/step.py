@@ -107,7 +107,7 @@ def make_step(
         gradients, (statistics, sums) = jax.grad(loss_of, has_aux=True)(
             learned, statistics, dropout_key, light, labels, weights
         )
-        # A gradient that is infinite or no number ruins the parameters, though the loss it belongs to may be sound.
+        # A gradient that is infinite or NaN ruins the parameters, though the loss it belongs to may be sound.
         total, correct = sums
         # Small ones together, since on a GPU each look is a program of its own.
         leaves = jax.tree.leaves(gradients)

@@ -92,7 +92,7 @@ def make_predictor(
             logits: tissue has no up or down, and what a network makes of it by chance averages out. For networks that
             take any size, since a turn exchanges height and width.
     Of the function, raises:
-        UserError: if a logit is infinite or no number.
+        UserError: if a logit is infinite or NaN.
     """
 
     @jax.jit
@@ -113,7 +113,7 @@ def make_predictor(
         logits = np.concatenate(logits)
         if unsound := (~np.isfinite(logits)).any(axis=1).sum():
             raise UserError(
-                f"the network: what it says of {unsound} of {len(images)} images is infinite or no number: its weights "
+                f"the network: what it says of {unsound} of {len(images)} images is infinite or NaN: its weights "
                 "have run away; train it with a smaller --learning-rate"
             )
         return logits
@@ -175,7 +175,7 @@ def train(
     members = np.arange(len(images), dtype=np.int32) if members is None else np.asarray(members, np.int32)
     per_epoch = len(members) if per_epoch is None else per_epoch
     if not len(members) or per_epoch < 1:
-        raise UserError(f"training: {len(members)} images, {per_epoch} an epoch, are nothing to learn from")
+        raise UserError(f"training: got {len(members)} images and {per_epoch} an epoch, wants at least 1 of each")
     graph, parameters = nnx.split(network)
     step = step or make_step(graph, optimizer, augmentation, dtype)
     predict = make_predictor(graph, use_batch or batch)
@@ -245,7 +245,7 @@ def check_finite(sums: list[Sums], done: int) -> None:
     """Raises UserError, naming the step, if a loss is no finite number; `done` is the number of the last step."""
     for number, one in enumerate(sums, start=done - len(sums) + 1):
         if not np.isfinite(one.loss):
-            what = "the loss or a gradient is infinite or no number; try a smaller --learning-rate"
+            what = "the loss or a gradient is infinite or NaN; try a smaller --learning-rate"
             raise UserError(f"training: in step {number} {what}, or find the place with --debug-nans")
 
 

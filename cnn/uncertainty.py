@@ -106,8 +106,9 @@ def paired_permutation(
 def area_of_ranks(positive: np.ndarray, scores: np.ndarray) -> float:
     """The area under the curve, mean over the repeats, from sums of ranks: quick for many images, but unweighted.
 
-    A positive image's rank counts the images that it is not below, itself included. So the sum of their ranks, less
-    what they have among themselves, is the number of pairs in order (Mann and Whitney, Ann Math Stat 18, 1947).
+    A positive image's rank counts itself, the images below it, and half of its equals. So the sum of their ranks, less
+    what they have among themselves, m (m + 1) / 2, is the number of pairs in order, ties counting half (Mann and
+    Whitney, Ann Math Stat 18, 1947).
     """
     m, n = int(positive.sum()), int((~positive).sum())
     return float((ranks(scores)[:, positive].sum(axis=1) - m * (m + 1) / 2).mean() / (m * n))

@@ -41,7 +41,7 @@ def first_unsound(
     """
     for name, array in named_arrays(nnx.state(network)).items():
         if _unsound(array):
-            return f"{_unsound(array)} of the {array.size} numbers in {name} have become infinite or NaN"
+            return f"{_unsound(array)} of the {counted(array.size, 'number')} in {name} became infinite or NaN"
     if _unsound(images):
         return f"the augmentation makes {_unsound(images)} of {images.size} numbers infinite or NaN"
     graph, learned, rest = nnx.split(network, nnx.Param, ...)

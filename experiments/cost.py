@@ -103,8 +103,9 @@ def plan(settings: Settings) -> dict[str, list[dict]]:
 
 
 def measure(settings: Settings, console: Console, keep: Callable[[dict], None]) -> dict[str, list[dict]]:
-    """All points, measured one after the other; after each, `keep` is given those there are."""
+    """All points, measured one after the other; at the start and after each, `keep` is given those there are."""
     planned, found = plan(settings), {}
+    keep(found)
     total, done = sum(map(len, planned.values())), 0
     with progress.bar(console, "measuring", total) as advance:
         for name, points in planned.items():

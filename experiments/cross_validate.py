@@ -243,10 +243,10 @@ def main(settings: Settings) -> dict:
             for i, row in enumerate(probability)
             for k, p in enumerate(row)
         ]
-        bins = evaluation.reliability(
-            positive, scores[NETWORK].mean(axis=0)
-        )  # each image once: that is how few they are
-        title = f"{name}: can its probabilities be trusted?"
+        # Each image once, with the mean of its answers: five answers about one image are no five images.
+        bins = evaluation.reliability(positive, scores[NETWORK].mean(axis=0))
+        mean = f" (mean of {len(repeats)} networks)" if len(repeats) > 1 else ""
+        title = f"{name}: can its probabilities be trusted?{mean}"
         figures.reliability(folder / f"{name.replace(' ', '_')}_reliability.png", bins, title)
     draw_areas(folder / "auc.png", metrics["protocols"], len(data))
     runs.write_json(folder / "metrics.json", metrics)

@@ -190,16 +190,18 @@ def explain(rows: dict[str, dict]) -> str:
         f"was shown to it either, in {share[BY_GROUP]:.1%} ({by_group['accuracy']['k']} of {by_group['n']}). "
     )
     value, low, high = (f"{100 * difference[name]:.1f}" for name in ("value", "low", "high"))
-    points = f"{value} points [{low}, {high}]"
-    if difference["low"] <= 0:
-        cause = "goes the other way" if difference["high"] < 0 else "may be chance"
+    text += (
+        f"The difference is {value} points [{low}, {high}], or less sure, since copies of a slide are no strangers. "
+    )
+    if difference["low"] > 0:
         return (
-            f"{text}The difference of {points} {cause}: this run does not show what a leak is worth. Give it "
-            "more epochs, in which it learns by heart, or another --seed."
+            f"{text}It is what the network had learned by heart. No interval of the first row shows it: a leak is no "
+            "bad luck, it is the answer to another question."
         )
+    cause = "It goes the other way" if difference["high"] < 0 else "It may be chance"
     return (
-        f"{text}The difference of {points}, more than chance would do, is what it had learned by heart. No interval of "
-        "the first row shows it: a leak is no bad luck, it is the answer to another question."
+        f"{text}{cause}: this run does not show what a leak is worth. Give it more epochs, in which it learns by "
+        "heart, or another --seed."
     )
 
 

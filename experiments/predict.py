@@ -93,7 +93,7 @@ def main(settings: Settings) -> list[tuple[str, str, float]]:
     if blank:
         more = f" and {len(blank) - 3} more" if len(blank) > 3 else ""
         console.print(
-            f"note: {', '.join(blank[:3])}{more}: at least {EMPTY:.0%} is white: the answer means nothing there",
+            f"note: at least {EMPTY:.0%} of these is white, and no answer means anything: {', '.join(blank[:3])}{more}",
             style="yellow",
             soft_wrap=True,
         )

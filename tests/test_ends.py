@@ -23,9 +23,7 @@ from tests.test_training import bytes_of, fade, run, tiny_network
 
 def test_a_loss_that_is_no_number_ends_the_run_and_says_when():
     explodes = optax.sgd(lambda count: jnp.where(count < 3, 0.0, 1e30))  # from the first step of the second epoch
-    with pytest.raises(
-        UserError, match=r"^training: in step 5 the loss or a gradient is infinite or no number; try a sm"
-    ):
+    with pytest.raises(UserError, match=r"^training: in step 5 the loss or a gradient is infinite or NaN; try a sm"):
         list(run(epochs=3, optimizer=explodes))
 
 
@@ -62,7 +60,7 @@ def test_a_gradient_that_is_no_number_in_a_single_kernel_is_enough(small, monkey
 
 def test_weights_that_ran_away_in_the_last_step_are_told_of_before_they_are_used():
     explodes = optax.sgd(1e38)  # the first step makes weights of which no logit comes, and there is no second
-    with pytest.raises(UserError, match=r"^the network: what it says of 5 of 5 images is infinite or no number"):
+    with pytest.raises(UserError, match=r"^the network: what it says of 5 of 5 images is infinite or NaN"):
         list(run(number=4, epochs=1, optimizer=explodes))
 
 

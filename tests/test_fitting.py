@@ -128,7 +128,7 @@ def test_numbers_that_run_away_stop_it_and_leave_the_last_sound_checkpoint(tmp_p
     def poisoned(sums, done):
         calls.append(done)
         if done >= 5:
-            raise UserError(f"training: in step {done} the loss or a gradient is infinite or no number")
+            raise UserError(f"training: in step {done} the loss or a gradient is infinite or NaN")
 
     monkeypatch.setattr("cnn.training.check_finite", poisoned)
     with pytest.raises(UserError, match="in step 5"):

@@ -38,7 +38,7 @@ def test_two_groups_of_each_class_are_enough_and_one_is_not():
     assert len(one_group_out(labels, groups)) == len(group_folds(labels, groups, 2, seed=0)) == 2
     with pytest.raises(UserError, match="a class has only 1 group, and without it none would be left"):
         one_group_out(labels, ("a", "a", "a", "b"))
-    with pytest.raises(UserError, match="got 3, and the smallest class has 2 groups"):
+    with pytest.raises(UserError, match="got 3, and a class has only 2 groups"):
         group_folds(labels, groups, 3, seed=0)
 
 
@@ -67,11 +67,11 @@ def test_a_leak_is_stopped_before_it_becomes_a_figure(folds, groups, what):
 
 
 def test_more_folds_than_there_are_images_or_groups_is_refused():
-    with pytest.raises(UserError, match=r"^--folds: got 5, and the smallest class has 4 images; give 4 or fewer$"):
+    with pytest.raises(UserError, match=r"^--folds: got 5, and a class has only 4 different images; give 4 or fewer$"):
         stratified_folds(LABELS, 5, 0)
-    with pytest.raises(UserError, match=r"^--folds: got 4, and the smallest class has 3 groups; give 3 or fewer$"):
+    with pytest.raises(UserError, match=r"^--folds: got 4, and a class has only 3 groups; give 3 or fewer$"):
         group_folds(LABELS, GROUPS, 4, 0)
-    with pytest.raises(UserError, match=r"^folds: a class has only 1 group, and without it none would be left; add a"):
+    with pytest.raises(UserError, match=r"^folds: a class has only 1 group, and without it none would be left"):
         one_group_out(LABELS, ("a",) * 4 + ("b",) * 4)
 
 
@@ -83,7 +83,7 @@ def test_copies_of_a_picture_stay_on_one_side_and_count_once():
         assert stratified_folds(labels, 4, seed, np.arange(18)[::-1])[0].test.tolist() == (
             stratified_folds(labels, 4, seed)[0].test.tolist()
         ), "without copies as if nothing had been said of them"
-    with pytest.raises(UserError, match=r"^--folds: got 3, and the smallest class has 2 images; give 2"):
+    with pytest.raises(UserError, match=r"^--folds: got 3, and a class has only 2 different images; give 2"):
         stratified_folds(np.array([0, 0, 0, 1, 1, 1]), 3, 0, np.array([0, 1, 2, 3, 4, 4]))
 
 

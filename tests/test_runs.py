@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import datetime
 import json
 import subprocess
 from pathlib import Path
@@ -43,9 +44,18 @@ def test_without_out_the_folder_is_named_by_experiment_and_time(tmp_path, monkey
     folder = create_folder("train", None)
     assert folder.parent == Path("runs")
     assert folder.name.startswith("train-20")
-    both = {create_folder("train", None).name.removeprefix(folder.name) for _ in range(2)}
-    if len({name[:20] for name in both}) == 1:  # all in one second
-        assert both == {"-2", "-3"}
+
+
+def test_runs_that_are_begun_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    class Noon(datetime.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return cls(2026, 1, 1, 12)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(runs.datetime, "datetime", Noon)
+    names = [create_folder("train", None).name for _ in range(3)]
+    assert names == [f"train-20260101-120000{more}" for more in ("", "-2", "-3")]
 
 
 def test_settings_are_written_as_what_they_hold(tmp_path):

@@ -44,7 +44,7 @@ def test_a_disk_without_room_is_one_sentence_and_no_sudden_end(tmp_path, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", refuse, raising=False)
-    said = r"has no room for the 0\.0 GB of pixels .* \(No space left on device\); set TMPDIR to a folder on a la"
+    said = r"has no room for the 0\.0 GB of pixels .* \(No space left on device\); give --cache a folder on a"
     with pytest.raises(UserError, match=said):
         room_for(10, (4, 5), tmp_path, most=0)
 

@@ -218,8 +218,8 @@ def test_every_step_of_every_seed_has_randomness_of_its_own():
 
 
 def test_nothing_to_learn_from_is_a_sentence():
-    for options, got in (({"per_epoch": 0}, "11 images, 0 an epoch"), ({"members": []}, "0 images, 0 an epoch")):
-        with pytest.raises(UserError, match=f"^training: {got}, are nothing to learn from$"):
+    for options, got in (({"per_epoch": 0}, "11 images and 0 an epoch"), ({"members": []}, "0 images and 0 an epoch")):
+        with pytest.raises(UserError, match=f"^training: got {got}, wants at least 1 of each$"):
             next(run(epochs=1, **options))
 
 

@@ -26,7 +26,7 @@ def place(network: Network, images: jax.Array = IMAGES, dtype: jnp.dtype = jnp.f
 def test_a_weight_that_is_no_number_is_named():
     network = tiny_network()
     network.layers[5].kernel[...] = network.layers[5].kernel[...].at[3, 0].set(jnp.nan)
-    assert place(network) == "1 of the 24 numbers in layers.5.kernel have become infinite or NaN"
+    assert place(network) == "1 of the 24 numbers in layers.5.kernel became infinite or NaN"
 
 
 def test_an_augmentation_is_told_from_the_network():
