@@ -31,6 +31,7 @@ On a processor they are interpreted, slowly, which is for tests.
 """
 
 import functools
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -196,7 +197,8 @@ def available(dtype: jnp.dtype, exact: bool) -> bool:
     try:
         jax.jit(convolve_by_tiles, static_argnums=2).lower(images, kernel, (1, 1)).compile()
         jax.jit(kernel_gradient_by_tiles, static_argnums=(2, 3)).lower(images, upstream, (3, 3), (1, 1)).compile()
-    except Exception:  # whatever an old GPU's compiler says: XLA's own way remains
+    except Exception as error:  # whatever an old GPU's compiler says: XLA's own way remains
+        warnings.warn(f"the convolutions made for GPUs are not used, since they fail here: {error}", stacklevel=2)
         return False
     return True
 

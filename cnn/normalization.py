@@ -15,6 +15,7 @@ the scale of its inputs (Ioffe and Szegedy, ICML 2015; Santurkar et al., NeurIPS
 """
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from cnn.channels import sum_of_channels
@@ -45,12 +46,13 @@ def batch_norm(inputs: jax.Array, scale: jax.Array, shift: jax.Array) -> tuple[j
         inputs: (batch, height, width, channels), floating point.
         scale, shift: (channels,), of the same dtype.
     Returns:
-        outputs, of the inputs' shape and dtype; mean; variance.
+        outputs, of the inputs' shape and dtype; mean; variance, both at least float32.
     """
+    exact = inputs.astype(jnp.promote_types(inputs.dtype, jnp.float32))  # in 8 bits a mean would be off by 1 %
     count = inputs.size // inputs.shape[-1]
-    mean = sum_of_channels(inputs) / count
-    variance = sum_of_channels((inputs - mean) ** 2) / count
-    return normalize(inputs, mean, variance, scale, shift), mean, variance
+    mean = sum_of_channels(exact) / count
+    variance = sum_of_channels((exact - mean) ** 2) / count
+    return normalize(exact, mean, variance, scale, shift).astype(inputs.dtype), mean, variance
 
 
 def _forward(inputs: jax.Array, scale: jax.Array, shift: jax.Array):
@@ -70,13 +72,16 @@ def _backward(kept, upstream):
     """
     inputs, scale, mean, variance = kept
     of_outputs, of_mean, of_variance = upstream
+    kinds = inputs.dtype, scale.dtype
+    inputs, of_outputs = (a.astype(mean.dtype) for a in (inputs, of_outputs))
     count = inputs.size // inputs.shape[-1]
     r = lax.rsqrt(variance + EPSILON)
     x = (inputs - mean) * r
     of_shift, of_scale = sum_of_channels(of_outputs), sum_of_channels(of_outputs * x)
     through_mean = (of_mean - scale * r * of_shift) / count
     through_variance = (2 * of_variance / r - scale * r * of_scale) / count
-    return of_outputs * (scale * r) + through_mean + x * through_variance, of_scale, of_shift
+    of_inputs = of_outputs * (scale * r) + through_mean + x * through_variance
+    return of_inputs.astype(kinds[0]), of_scale.astype(kinds[1]), of_shift.astype(kinds[1])
 
 
 batch_norm.defvjp(_forward, _backward)

@@ -167,8 +167,13 @@ def draw_attention(
     path: Path, network: Network, parameters: nnx.State, images: np.ndarray, captions: list[str]
 ) -> Path | None:
     """Where the network looks in images, (number, height, width, 3) uint8; None, and no picture, without attention."""
-    trained = nnx.merge(nnx.graphdef(network), parameters)
-    weights = attention_map(trained, as_light(jnp.asarray(images)))
+    graph = nnx.graphdef(network)
+
+    @jax.jit  # one program; layer by layer they would be a hundred
+    def look(parameters: nnx.State, images: jax.Array) -> jax.Array | None:
+        return attention_map(nnx.merge(graph, parameters), as_light(images))
+
+    weights = look(parameters, images)
     if weights is None:
         return None
     shares = np.asarray(weights) * weights.shape[1] * weights.shape[2]

@@ -176,14 +176,14 @@ def train(
     per_epoch = len(members) if per_epoch is None else per_epoch
     if not len(members) or per_epoch < 1:
         raise UserError(f"training: got {len(members)} images and {per_epoch} an epoch, wants at least 1 of each")
-    graph, parameters = nnx.split(network)
+    layout = share_batch(batch)
+    whole = None if debug_nans or at_once == 1 else on_device(images, labels, layout, always=bool(at_once))
+    graph, parameters = nnx.split(network)  # while the images are still on their way to the device
     step = step or make_step(graph, optimizer, augmentation, dtype)
-    predict = make_predictor(graph, use_batch or batch)
+    predict = None if validation is None else make_predictor(graph, use_batch or batch)
     start = start or Point(0, initial_state(parameters, optimizer), [])
     done, state, sums, seconds = start.step, start.state, list(start.sums), start.seconds
     steps_key = keys_of(seed).steps
-    layout = share_batch(batch)
-    whole = None if debug_nans or at_once == 1 else on_device(images, labels, layout, always=bool(at_once))
     a_epoch = -(-per_epoch // batch)  # steps
     at_once = 1 if whole is None else at_once or share_steps(a_epoch)
     feed = feeder(images, labels, layout and layout[0])
@@ -215,14 +215,14 @@ def train(
                 sums = as_numbers(sums)
                 check_finite(sums, done)
                 yield Point(done, state, list(sums), time.perf_counter() - started)
+        kept = copied(state.parameters)  # asked for before the losses are waited for
         sums = as_numbers(sums)
         check_finite(sums, done)
         loss, accuracy = (sum(parts) / per_epoch for parts in list(zip(*sums))[:2])
         sums, seconds = [], 0.0
         judged = (np.nan, np.nan)
-        if validation is not None:
+        if predict is not None:
             judged = judge_logits(predict(state.parameters, validation[0]), validation[1])
-        kept = copied(state.parameters)
         yield Epoch(number, loss, accuracy, *judged, time.perf_counter() - started, kept, Point(done, state, []))
 
 
@@ -231,8 +231,12 @@ def share_steps(steps: int) -> int:
 
     >>> share_steps(20), share_steps(16), share_steps(3)  # two calls of 10, and not one of 16 and one of 4
     (10, 16, 3)
+    >>> share_steps(21), share_steps(17)  # three of 7, not 11 and 10; but 9 and 8, not 17 of one
+    (7, 9)
     """
-    return -(-steps // -(-steps // STEPS_A_CALL))
+    calls = -(-steps // STEPS_A_CALL)
+    even = next((more for more in range(calls, 2 * calls + 1) if steps % more == 0), calls)
+    return -(-steps // even)
 
 
 def as_numbers(sums: list[Sums]) -> list[Sums]:
@@ -249,10 +253,15 @@ def check_finite(sums: list[Sums], done: int) -> None:
             raise UserError(f"training: in step {number} {what}, or find the place with --debug-nans")
 
 
+@jax.jit
+def _loss_and_right(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return cross_entropy(logits, labels).mean(), probabilities(logits).argmax(axis=1) == labels
+
+
 def judge_logits(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """The mean loss in nats and the accuracy of logits (number, outputs) against labels (number,)."""
-    loss = float(cross_entropy(jnp.asarray(logits), jnp.asarray(labels)).mean())
-    return loss, float((np.asarray(probabilities(jnp.asarray(logits))).argmax(axis=1) == labels).mean())
+    loss, right = _loss_and_right(logits, labels)
+    return float(loss), float(np.asarray(right).mean())
 
 
 class EarlyStopping:

@@ -11,6 +11,8 @@ COMPILED = tempfile.mkdtemp(prefix="cnn-tests-")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = COMPILED
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # of a GPU's memory, which several processes share
+
 import jax  # noqa: E402
 import pytest  # noqa: E402
 

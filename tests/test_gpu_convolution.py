@@ -4,6 +4,8 @@ On a processor the programs are interpreted; on a GPU (`pytest tests/test_gpu_co
 Next: test_fast_convolution.py.
 """
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,6 +163,13 @@ def test_the_kernel_gradient_in_tf32_pays_with_more_channels_too(monkeypatch):
         assert not pays(images[32].astype(jnp.bfloat16), for_gradient=True)
 
 
+@pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU")
+@pytest.mark.parametrize(("dtype", "exact"), [(jnp.float32, True), (jnp.float32, False), (jnp.bfloat16, False)])
+def test_this_gpu_runs_them(dtype, exact):
+    with jax.default_matmul_precision("float32" if exact else "tensorfloat32"):
+        assert available(dtype, exact)
+
+
 def test_no_array_may_have_more_numbers_than_an_index_can_tell_apart(monkeypatch):
     monkeypatch.setattr(gpu_convolution, "available", lambda dtype, exact: True)
     images, result = (jax.ShapeDtypeStruct((80, 1024, 1024, n), jnp.float32) for n in (3, 32))
@@ -171,7 +180,7 @@ def test_no_array_may_have_more_numbers_than_an_index_can_tell_apart(monkeypatch
 
 def test_they_are_available_where_one_gpu_compiles_them_and_nowhere_else(asked_again):
     def refused(*operands):
-        raise NotImplementedError
+        raise NotImplementedError("too old")
 
     with asked_again.context() as patch:
         patch.setattr(gpu_convolution, "convolve_by_tiles", lambda images, kernel, stride: images)
@@ -186,7 +195,8 @@ def test_they_are_available_where_one_gpu_compiles_them_and_nowhere_else(asked_a
             ("no Triton", "triton", None),
             ("refused", "kernel_gradient_by_tiles", refused),
         ):
-            with patch.context() as inner:
+            told = pytest.warns(UserWarning, match="are not used, since they fail here: too old")
+            with patch.context() as inner, told if name == "refused" else contextlib.nullcontext():
                 available.cache_clear()
                 inner.setattr(gpu_convolution, attribute, value)
                 found[name] = available(jnp.float32, True)

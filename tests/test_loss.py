@@ -150,6 +150,11 @@ def test_a_label_that_is_no_class_gives_no_number(label):
     assert np.isnan(losses).tolist() == [True, False]
 
 
+def test_the_gradient_of_the_softmax_loss_scatters_nothing():
+    slope = jax.grad(lambda logits: softmax_cross_entropy(logits, jnp.array([2, 0])).sum())
+    assert "scatter" not in str(jax.make_jaxpr(slope)(jnp.zeros((2, 3)))), "a GPU would do it one by one"
+
+
 def test_nan_is_not_hidden():
     assert np.isnan(binary_cross_entropy(jnp.array([[np.nan]]), jnp.array([1]))).all()
     assert np.isnan(softmax_cross_entropy(jnp.array([[0.0, np.nan, 1.0]]), jnp.array([0]))).all()

@@ -119,3 +119,17 @@ def test_a_running_mean_forgets_a_tenth_at_each_batch():
 def test_a_thousandth_is_added_to_the_variance():
     images = jnp.array([-1.0, 1.0]).reshape(2, 1, 1, 1) * np.sqrt(0.001)
     assert_equal_arrays(batch_norm(images, ONE, ZERO)[0].ravel(), [-np.sqrt(0.5), np.sqrt(0.5)], "variance 0.001")
+
+
+def test_in_bfloat16_mean_and_variance_are_those_of_the_inputs_and_not_of_8_bits():
+    inputs = jnp.asarray(np.random.default_rng(0).normal(4.0, 0.5, (8, 16, 16, 3)), jnp.bfloat16)
+    ones, zeros, exact = jnp.ones(3, jnp.bfloat16), jnp.zeros(3, jnp.bfloat16), np.asarray(inputs, np.float64)
+    outputs, mean, variance = batch_norm(inputs, ones, zeros)
+    assert (outputs.dtype, mean.dtype, variance.dtype) == (jnp.bfloat16, jnp.float32, jnp.float32)
+    assert_equal_arrays(mean, exact.mean((0, 1, 2)), "the mean", rtol=1e-5)
+    assert_equal_arrays(variance, exact.var((0, 1, 2)), "the variance", rtol=1e-4)
+    assert_equal_arrays(outputs.astype(jnp.float32).mean((0, 1, 2)), np.zeros(3), "their mean", atol=2e-3)
+    gradients = jax.grad(lambda *of: (batch_norm(*of)[0].astype(jnp.float32) ** 2).sum(), (0, 1, 2))(
+        inputs, ones, zeros
+    )
+    assert {gradient.dtype.name for gradient in gradients} == {"bfloat16"}

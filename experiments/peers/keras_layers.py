@@ -20,6 +20,7 @@ if BACKEND == "tensorflow":
     VERSIONS = {"keras": version("keras"), "tensorflow": tensorflow.__version__}
     if DEVICE == "gpu" and not tensorflow.config.list_physical_devices("GPU"):
         raise ImportError(name="TensorFlow for a GPU")
+    tensorflow.config.experimental.enable_tensor_float_32_execution(PRECISION != "float32")  # left alone, always
 else:
     VERSIONS = {"keras": version("keras"), "jax": version("jax")}
 
@@ -71,9 +72,11 @@ class Peer:
         if BACKEND == "tensorflow":
             import tensorflow as tf
 
+            tf.config.experimental.enable_tensor_float_32_execution(False)
             with tf.GradientTape() as tape:
                 value = self.loss(labels[:, None], self.exact(images, training=False))
             found = [np.asarray(a) for a in tape.gradient(value, self.exact.trainable_variables)]
+            tf.config.experimental.enable_tensor_float_32_execution(PRECISION != "float32")
         else:
             import jax
 

@@ -60,6 +60,7 @@ class Peer:
         mine |= entry.environment | {"PEER_DEVICE": kind, "PEER_PRECISION": precision}
         mine["NO_ALBUMENTATIONS_UPDATE"] = "1"  # it would ask the network for a newer version of itself
         mine |= {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""} if kind == "cpu" else {}
+        mine["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"  # TensorFlow would take all of a GPU's memory
         if kind == "gpu":  # one for all: of several, not all peers would use all
             mine["CUDA_VISIBLE_DEVICES"] = mine.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (read when the peer has ended)
