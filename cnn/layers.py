@@ -15,6 +15,8 @@ into a graph (which layers, of which sizes) and a state (their arrays), and `nnx
 again: so a training step can be a plain function of arrays.
 """
 
+from numbers import Integral
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -32,7 +34,7 @@ from cnn.windows import Padding, pair
 
 def _sizes(**sizes: int) -> None:
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
+        if not isinstance(size, Integral) or size < 1:
             raise ShapeError("layer", f"{name} = {size}", "an int of at least 1")
 
 

@@ -25,7 +25,14 @@ def kernels(channels: int = 3, hidden: int = 4) -> tuple[np.ndarray, np.ndarray,
     return noise(channels, hidden, seed=1), noise(channels, hidden, seed=2), noise(hidden, seed=3)
 
 
-def test_weights_by_hand():
+def test_scores_of_0_log_2_and_log_5_have_1_2_and_5_eighths_of_the_say():
+    # gate 0 lets sigmoid(0) = 1/2 of tanh through, and score 8 makes 8 / 2 * tanh(x) of it: tanh(x) is a score / 4
+    features = jnp.arctanh(jnp.log(jnp.array([1.0, 2.0, 5.0])) / 4).reshape(1, 1, 3, 1)
+    weights = attention_weights(features, jnp.array([[1.0]]), jnp.array([[0.0]]), jnp.array([8.0]))
+    assert_equal_arrays(weights, [[[1 / 8, 2 / 8, 5 / 8]]], "exp of the scores: 1, 2 and 5, of 8")
+
+
+def test_weights_are_the_softmax_of_the_scores():
     # one channel, one hidden unit: score * tanh(x) * sigmoid(gate * x); gate 0 lets half of tanh through
     features = jnp.array([0.0, 1.0, -2.0]).reshape(1, 1, 3, 1)
     weights = attention_weights(features, jnp.array([[1.0]]), jnp.array([[0.0]]), jnp.array([2.0]))
@@ -91,7 +98,7 @@ def test_the_gradient_of_the_pool_by_hand_is_upstream_times_weight(float64):
 
 
 @pytest.mark.parametrize("argument", range(4), ids=["features", "content", "gate", "score"])
-def test_the_gradient_through_the_weights(argument, float64):
+def test_what_attention_learns_goes_through_its_weights_as_differences_say(argument, float64):
     arguments = [noise(2, 2, 3, 3), *kernels()]
     upstream = noise(2, 3, seed=9)
 

@@ -250,11 +250,14 @@ def test_shifts_are_fractions_of_the_height_and_the_width_drawn_apart(monkeypatc
     assert abs(np.corrcoef(down, right)[0, 1]) < 0.25
 
 
-@pytest.mark.parametrize(("options", "limit"), [({}, 1.2), ({"max_factor": 1.5}, 1.5)])
-def test_zooms_enlarge_as_often_as_they_shrink(monkeypatch, options, limit):
-    factors = 1 / drawn(monkeypatch, partial(geometry.random_zoom, **options))[:, 0, 0]
-    assert 1 / limit - 1e-6 <= factors.min() < 1.04 / limit < limit / 1.04 < factors.max() <= limit + 1e-6
-    assert 120 < (factors > 1).sum() < 180
+by_four = partial(geometry.random_zoom, max_factor=4.0), partial(geometry.random_affine, max_zoom=4.0)
+
+
+@pytest.mark.parametrize(("function", "limit"), [(geometry.random_zoom, 1.2), (by_four[0], 4.0), (by_four[1], 4.0)])
+def test_zooms_enlarge_as_often_as_they_shrink(monkeypatch, function, limit):
+    factors = 1 / drawn(monkeypatch, function)[:, 0, 0]
+    assert 1 / limit - 1e-6 <= factors.min() < 1.04 / limit < limit / 1.04 < factors.max() <= limit + 1e-5
+    assert 120 < (factors > 1).sum() < 180  # evenly between 1/4 and 4 it would be 3 / 3.75 of 300, so 240
 
 
 @pytest.mark.parametrize(("options", "limit"), [({}, 11.5), ({"max_degrees": 30.0}, 30.0)])

@@ -1,7 +1,7 @@
 """Layers: modules that hold a kernel and a bias, and a whole network of them, differentiated.
 
 Each layer is held against the pure function of its chapter and against Flax's own on the same weights. At the end a
-tiny network with every kind of layer: its gradient, parameter by parameter, is that of central differences.
+tiny network with every kind of layer of 2017: its gradient, parameter by parameter, is that of central differences.
 Next: test_network.py.
 """
 
@@ -105,7 +105,8 @@ def test_dropout_drops_when_it_is_given_a_key_and_only_then():
 
 def test_no_other_layer_is_random():
     images = noise(1, 4, 6, 2)
-    for layer in (Convolution(2, 3, (3, 2), key=KEY), MaxPool(), AveragePool(), GlobalAveragePool(), ReLU(), Flatten()):
+    pools = MaxPool(), AveragePool(), GlobalAveragePool(), layers.AttentionPool(2, key=KEY)
+    for layer in (Convolution(2, 3, (3, 2), key=KEY), *pools, ReLU(), Flatten(), layers.LayerNorm(2), layers.Bias(2)):
         assert_equal_arrays(layer(images, key=KEY), layer(images), str(layer), rtol=0)
     flat = Dense(3, 2, key=KEY)
     assert_equal_arrays(flat(noise(2, 3), key=KEY), flat(noise(2, 3)), "dense", rtol=0)
@@ -177,7 +178,7 @@ def test_flax_gives_the_same_dense_layer_and_the_same_pools_on_the_same_weights(
 
 
 def tiny() -> tuple[nnx.GraphDef, nnx.State]:
-    """Every kind of layer with parameters, in float64, on 6 x 7 images of 2 channels; 3 logits."""
+    """Every kind of layer of the network of 2017, and more, in float64, on 6 x 7 images of 2 channels; 3 logits."""
     start = {"initializer": zeros, "key": KEY}  # no matter: other numbers are put in below
     network = Network(
         [
@@ -242,6 +243,10 @@ PAIR = "wants one int or a pair (height, width) of ints, each at least 1"
         (lambda: Convolution(0, 3, key=KEY), "layer: got in_channels = 0, wants an int of at least 1"),
         (lambda: Convolution(3, -2, key=KEY), "layer: got out_channels = -2, wants an int of at least 1"),
         (lambda: Dense(0, 3, key=KEY), "layer: got in_features = 0, wants an int of at least 1"),
+        (
+            lambda: Convolution(np.int64(3), np.int32(0), key=KEY),
+            "layer: got out_channels = 0, wants an int of at least 1",
+        ),
         (lambda: Dense(3, 1.5, key=KEY), "layer: got out_features = 1.5, wants an int of at least 1"),
         (lambda: Convolution(1, 1, (3, 0), key=KEY), f"kernel size of a convolution: got (3, 0), {PAIR}"),
         (lambda: Convolution(1, 1, stride=0, key=KEY), f"stride of a convolution: got 0, {PAIR}"),

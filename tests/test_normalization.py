@@ -23,7 +23,7 @@ def noise(*shape: int, seed: int = 0, dtype=np.float32) -> np.ndarray:
     return (5 + 2 * np.random.default_rng(seed).standard_normal(shape)).astype(dtype)
 
 
-def test_moments_by_hand():
+def test_the_variance_is_the_mean_square_distance_from_the_mean():
     mean, variance = moments(jnp.array([[1.0, 2.0], [3.0, 6.0]]), (0, 1))
     assert (mean.item(), variance.item()) == (3.0, 3.5)
 
@@ -32,6 +32,12 @@ def test_the_variance_survives_a_large_mean():
     # float32 holds 7 digits: mean of squares minus square of the mean would be 1e8 - 1e8 with an error of 8
     _, variance = moments(jnp.array([9999.0, 10001.0]), (0,))
     assert variance.item() == 1.0
+
+
+def test_the_variance_of_a_batch_survives_a_large_mean():
+    outputs, _, variance = batch_norm(jnp.array([9999.0, 10001.0]).reshape(2, 1, 1, 1), jnp.ones(1), jnp.zeros(1))
+    assert variance.item() == 1.0
+    assert_equal_arrays(outputs.ravel(), np.array([-1, 1]) / np.sqrt(1 + EPSILON), "1 below and 1 above 10,000")
 
 
 def test_a_batch_of_two_images_by_hand():

@@ -149,3 +149,10 @@ def test_each_stain_is_measured_against_itself_alone():
     got = relative_stains(light)[0]
     assert_equal_arrays(got[:, 0], np.array([0.6, 0.8]) / math.sqrt(1 / 3 + 0.05**2), "haematoxylin", atol=1e-5)
     assert_equal_arrays(got[:, 1], np.array([0.3, 0.4]) / math.sqrt(0.25 / 3 + 0.05**2), "eosin", atol=1e-5)
+
+
+def test_a_pixel_that_is_dark_in_one_colour_alone_is_tissue():
+    # of 250 150 240 only green is at most 200 (their mean is 213): one pixel of tissue
+    image = jnp.array([[[250.0, 150.0, 240.0]]]) / 255
+    amounts = separate_stains(image)
+    assert_equal_arrays(relative_stains(image), amounts / jnp.sqrt(amounts**2 / (1 + 1) + FAINT**2), "pink", rtol=1e-4)

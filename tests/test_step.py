@@ -1,9 +1,10 @@
-"""Steps: in 8 bits of 24, and several in one call. (One step, worked out on paper: in the chapter after.)
+"""Steps: on paper, in 8 bits of 24, and several in one call. (Against Adam's formula: in the chapter after.)
 
 Next: test_training.py.
 """
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from flax import nnx
 from cnn import models
 from cnn.augment import named
 from cnn.devices import on_device
+from cnn.layers import Dense, Flatten
+from cnn.network import Network
 from cnn.optimizer import make_optimizer
 from cnn.step import initial_state, make_step, parts_of
 from cnn.store import Chosen
@@ -23,6 +26,28 @@ from cnn.weights import named_arrays
 from tests.checkers import assert_equal_arrays
 from tests.test_ends import copied
 from tests.test_training import bytes_of, fade, pictures, run, tiny_network
+
+# On paper
+
+
+def test_two_steps_on_paper():
+    # One image of one pixel, 255 51 0, is the light 1 0.2 0; it is of class 1. Weights of 0 give the logit 0, so P(1)
+    # is 1/2, the loss log 2, and a tie counts as class 0: wrong. The slope by the logit is 1/2 - 1, by a weight that
+    # times its light. A rate of 1 takes it off: kernel 0.5 0.1 0, bias 0.5.
+    network = Network([Flatten(), Dense(3, 1, initializer=jax.nn.initializers.zeros, key=jax.random.key(0))])
+    step = make_step(nnx.graphdef(network), optax.sgd(1.0), named("none"))
+    state = initial_state(nnx.state(network), optax.sgd(1.0))
+    image = np.array([255, 51, 0], np.uint8).reshape(1, 1, 1, 3)
+    shown = jax.random.key(0), image, np.array([1], np.int32), np.ones(1, np.float32)
+    state, (loss, correct) = step(state, *shown)
+    assert (float(loss), int(correct)) == (pytest.approx(math.log(2)), 0)
+    layer = nnx.merge(nnx.graphdef(network), state.parameters).layers[1]
+    assert_equal_arrays(layer.kernel[...].ravel(), [0.5 * 1, 0.5 * 0.2, 0.5 * 0], "kernel")
+    assert_equal_arrays(layer.bias[...], [0.5], "bias")
+    # now the logit is 0.5 * 1 + 0.1 * 0.2 + 0.5 = 1.02: right, and -log of 1 / (1 + e^-1.02) is less
+    state, (loss, correct) = step(state, *shown)
+    assert (float(loss), int(correct)) == (pytest.approx(math.log(1 + math.exp(-1.02))), 1)
+
 
 # In bfloat16
 

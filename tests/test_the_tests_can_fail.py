@@ -226,3 +226,9 @@ def test_an_objection_says_what_where_and_how_much():
 def test_a_difference_of_rounding_is_no_objection():
     assert assert_equal_arrays([1.000001, 0.0], [1.0, 1e-7], "rounding") is None
     assert assert_gradient([2.0, 4.0], lambda x: (x**2).sum(), np.array([1.0, 2.0]), "a square") is None
+
+
+def test_with_no_tolerance_the_last_bit_counts():
+    assert_equal_arrays([1e-7], [1e-7], "the same", rtol=0)
+    with pytest.raises(AssertionError, match="1 of 1 values differ"):
+        assert_equal_arrays([1e-7], [0.0], "to the bit", rtol=0)

@@ -13,6 +13,8 @@ from jax import lax
 from cnn.errors import ShapeError
 from cnn.windows import pair, places, receptive_fields, resolve_padding
 
+# Hypothesis calls a test below @given with 200 draws of its arguments, the same ones at every run (derandomize), and of
+# those that fail it shows the simplest.
 drawn = settings(max_examples=200, deadline=None, derandomize=True)
 sizes, windows, strides = st.integers(1, 20), st.integers(1, 6), st.integers(1, 5)
 paddings = st.tuples(st.integers(0, 4), st.integers(0, 4))
@@ -199,13 +201,10 @@ def test_the_field_is_what_one_finds_by_walking_back_from_one_output_pixel(layer
         assert field == last - first + 1
 
 
-@pytest.mark.parametrize("value", [1.5, None, True, "3", (3, 1.5)])
+@pytest.mark.parametrize("value", [1.5, None, "3", (3, 1.5)])
 def test_what_is_no_size_is_refused_by_name(value):
-    if value is True:  # Python counts True as 1
-        assert pair(value, "stride") == (1, 1)
-    else:
-        with pytest.raises(ShapeError, match=r"^stride: got .*, wants one int or a pair"):
-            pair(value, "stride")
+    with pytest.raises(ShapeError, match=r"^stride: got .*, wants one int or a pair"):
+        pair(value, "stride")
 
 
 @pytest.mark.parametrize("padding", [(1, 1), 1.5, None, ((1, 2), 3), "Same"])
