@@ -231,9 +231,9 @@ def test_a_run_that_keeps_no_network_cannot_predict_and_is_called_by_its_name(tm
     (tmp_path / "config.json").write_text('{"experiment": "cross_validate"}')
     with pytest.raises(UserError, match="is a run of cross_validate, which keeps no network; give the folder of a tr"):
         predict.main(predict.Settings(run=tmp_path, images=(tmp_path / "a.png",)))
-    for damaged, said in {'{"network": {}}': "is damaged, or of another version", "[]": "is damaged; give"}.items():
+    for damaged in ('{"network": {}}', "[]"):
         (tmp_path / "config.json").write_text(damaged)
-        with pytest.raises(UserError, match=rf"config\.json: {said}"):
+        with pytest.raises(UserError, match=r"config\.json: is damaged, or of another version"):
             predict.main(predict.Settings(run=tmp_path, images=(tmp_path / "a.png",)))
 
 

@@ -201,7 +201,7 @@ ERRORS = {
     "holds 2 pages; split it into one file a page": tiff(np.repeat(PICTURE, 2, 1), PICTURE),
     "holds 2 pages; split it into": tiff(np.zeros((4, 5, 3), np.uint8), np.zeros((2, 1, 3), np.uint8)),
     "holds samples that are infinite or not a number": tiff(np.array([[[0, np.nan, 1]]], np.float32)),
-    "holds samples from -0.5 to 1, not within 0 to 65535": tiff(np.array([[[-0.5, 0, 1]]], np.float32)),
+    "holds samples from -0.5 to 1, not 0 or more": tiff(np.array([[[-0.5, 0, 1]]], np.float32)),
     "holds samples from 0 to 65536, not": tiff(np.uint32([[[0, 1, 65536]]])),
     "holds samples that are neither grey, RGB nor CMYK": tiff(np.ones((2, 3, 3), np.complex64)),
 }

@@ -211,7 +211,9 @@ def test_how_and_where_a_run_goes_on_may_be_another_each_time_and_nothing_that_a
     out = begin_or_resume("train", train.Settings(out=tmp_path / "run"), "cpu", data_digest="abc")
     given = train.Settings(resume=out, device="cpu", cache=tmp_path, save_every=5.0, debug_nans=True)
     assert own_settings("train", given) == given
-    assert how_to_go_on("train", given, Path("r")).endswith(f" --resume r --device cpu --cache {tmp_path}")
+    assert how_to_go_on("train", given, Path("r")).endswith(
+        f" --resume r --device cpu --cache {tmp_path} --save-every 5.0 --debug-nans"
+    )
     for name in ("seed", "batch", "per-epoch", "precision", "model", "dropout", "fit", "group-pattern", "positive"):
         with pytest.raises(UserError, match=f"^--allow-change: {name.replace('-', '_')} cannot change"):
             own_settings("train", train.Settings(resume=out, allow_change=(name,)))
