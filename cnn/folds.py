@@ -35,7 +35,7 @@ def stratified_folds(labels: np.ndarray, number: int, seed: int, same: np.ndarra
         UserError: if a class has fewer different images than there are folds.
     """
     same = np.arange(len(labels)) if same is None else same
-    _check(number, _of_each_class(labels, same), "different image")
+    _check(number, of_each_class(labels, same), "different image")
     if len(np.unique(same)) == len(labels):
         cut = StratifiedKFold(number, shuffle=True, random_state=seed).split(labels, labels)
     else:
@@ -50,7 +50,7 @@ def group_folds(labels: np.ndarray, groups: tuple[str, ...], number: int, seed: 
         UserError: if there are fewer groups, in all or of one class, than folds.
     """
     codes = np.unique(groups, return_inverse=True)[1]
-    _check(number, _of_each_class(labels, codes), "group")
+    _check(number, of_each_class(labels, codes), "group")
     cut = StratifiedGroupKFold(number, shuffle=True, random_state=seed).split(labels, labels, codes)
     return checked([Fold(*fold) for fold in cut], len(labels), groups)
 
@@ -62,11 +62,11 @@ def one_group_out(labels: np.ndarray, groups: tuple[str, ...]) -> list[Fold]:
         UserError: if leaving a group out leaves one class only.
     """
     codes = np.unique(groups, return_inverse=True)[1]
-    _check(2, _of_each_class(labels, codes), "group")
+    _check(2, of_each_class(labels, codes), "group")
     return checked([Fold(*fold) for fold in LeaveOneGroupOut().split(labels, groups=codes)], len(labels), groups)
 
 
-def _of_each_class(labels: np.ndarray, codes: np.ndarray) -> list[int]:
+def of_each_class(labels: np.ndarray, codes: np.ndarray) -> list[int]:
     """How many different codes there are among the images of each class."""
     return [len(set(codes[labels == label])) for label in np.unique(labels)]
 

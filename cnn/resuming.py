@@ -67,7 +67,7 @@ def own_settings(experiment: str, settings: S) -> S:
         was, given = then[name], now != field.default or name in allowed - {"data"}
         if given and json.loads(as_json(now)) != was:
             if name not in allowed and name != "data":  # a folder may have moved: its images are compared
-                differences.append(f"{_option(name)} was {_as_typed_in(was)} and is {_as_typed_in(now)}")
+                differences.append(f"{_option(name)} was {_as_written(was)} and is {_as_written(now)}")
         else:
             changes[name] = _as_typed(was, hints[name])
     if differences:
@@ -80,7 +80,7 @@ def own_settings(experiment: str, settings: S) -> S:
     return dataclasses.replace(settings, **changes)
 
 
-def _as_typed_in(value: object) -> str:
+def _as_written(value: object) -> str:
     """A setting as one writes it on the command line."""
     if value is None:
         return "not given"

@@ -56,8 +56,8 @@ def room_for(number: int, size: tuple[int, int], folder: Path | None = None, mos
             return np.memmap(file, np.uint8, "w+", shape=shape)
     except OSError as error:
         where = folder or tempfile.gettempdir()
-        remedy = "set TMPDIR to a folder on a larger disk, or give --cache FOLDER, if there is that option"
-        remedy = "give --cache a folder on a larger disk" if folder else remedy
+        otherwise = "set TMPDIR to a folder on a larger disk, or give --cache FOLDER, if there is that option"
+        remedy = "give --cache a folder on a larger disk" if folder else otherwise
         raise UserError(
             f"{where}: has no room for the {bytes_ / 1e9:.1f} GB of pixels that are too many for the memory "
             f"({error.strerror}); {remedy}"

@@ -56,10 +56,9 @@ def resolve_padding(padding: Padding, size: tuple[int, int], window: tuple[int, 
 def places(size: int, window: int, stride: int, sides: tuple[int, int], ceil: bool = False) -> int:
     """The number of places a window has along one axis: floor((size + low + high - window) / stride) + 1.
 
-    With `ceil` the division rounds up, so that no pixel at the far end is left out (unless the stride is
-    larger than the window, and leaves some out everywhere): the last window then hangs over
-    the edge, but always starts on the image or its low padding (Caffe's rule). 0 means that the
-    window does not fit.
+    With `ceil` the division rounds up, so that no pixel at the far end is left out (unless the stride is larger than
+    the window, and leaves some out everywhere): the last window then hangs over the edge, but always starts on the
+    image or its low padding (Caffe's rule). 0 means that the window does not fit.
 
     >>> places(64, window=3, stride=2, sides=(0, 0)), places(64, window=3, stride=2, sides=(0, 0), ceil=True)
     (31, 32)

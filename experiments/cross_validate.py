@@ -107,7 +107,7 @@ def protocols(
     if number <= 20:
         by_group = {"one group out": [folds.one_group_out(labels, groups)]}
     else:
-        parts = min(10, *(len(set(np.array(groups)[labels == label])) for label in (0, 1)))
+        parts = min(10, *folds.of_each_class(labels, np.array(groups)))
         by_group = {f"groups, {parts}-fold": [folds.group_folds(labels, groups, parts, settings.seed)]}
     seeds = range(settings.seed, settings.seed + settings.seeds)
     by_image = [folds.stratified_folds(labels, settings.folds, seed, same) for seed in seeds]

@@ -5,6 +5,8 @@
 
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -52,3 +54,19 @@ def assert_gradient(
     """Fails, naming `what`, unless `got` is the gradient of `function` at `at`, every element of it."""
     want = numeric_gradient(function, at)
     assert_equal_arrays(got, want, f"the gradient of {what}", rtol=rtol, atol=1e-7)
+
+
+def assert_gradient_of_each(loss: Callable[[list, jax.Array], jax.Array], leaves: list, images: np.ndarray) -> None:
+    """Fails unless jax's gradient of loss(leaves, images) is that of differences: by the images, and by each parameter.
+
+    No parameter may be cut off: none has a gradient of 0 everywhere.
+    """
+    d_leaves, d_images = jax.jit(jax.grad(loss, argnums=(0, 1)))(leaves, jnp.asarray(images))
+    assert_gradient(d_images, lambda at: loss(leaves, at), images, "the network by its images")
+    for i, leaf in enumerate(leaves):
+        assert np.any(d_leaves[i] != 0), f"the parameters of shape {leaf.shape} are cut off"
+
+        def by_leaf(at, i=i):
+            return loss([*leaves[:i], jnp.asarray(at), *leaves[i + 1 :]], images)
+
+        assert_gradient(d_leaves[i], by_leaf, np.asarray(leaf), f"the network by its parameters of shape {leaf.shape}")

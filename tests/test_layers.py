@@ -21,7 +21,7 @@ from cnn.initialization import fans, he_normal
 from cnn.layers import AveragePool, Convolution, Dense, Dropout, Flatten, GlobalAveragePool, MaxPool, ReLU
 from cnn.loss import cross_entropy
 from cnn.network import Network
-from tests.checkers import assert_equal_arrays, assert_gradient
+from tests.checkers import assert_equal_arrays, assert_gradient_of_each
 from tests.test_convolution import noise
 
 KEY = jax.random.key(0)
@@ -212,15 +212,7 @@ def test_the_gradient_of_a_whole_network_is_that_of_differences_parameter_by_par
         network = nnx.merge(definition, jax.tree.unflatten(structure, leaves))
         return cross_entropy(network(images, key=key), labels).mean()
 
-    d_leaves, d_images = jax.jit(jax.grad(loss, argnums=(0, 1)))(leaves, jnp.asarray(images))
-    assert_gradient(d_images, lambda at: loss(leaves, at), images, "the network by its images")
-    for i, leaf in enumerate(leaves):
-        assert np.any(d_leaves[i] != 0), f"the parameters of shape {leaf.shape} are cut off"
-
-        def by_leaf(at, i=i):
-            return loss([*leaves[:i], jnp.asarray(at), *leaves[i + 1 :]], images)
-
-        assert_gradient(d_leaves[i], by_leaf, np.asarray(leaf), f"the network by its parameters of shape {leaf.shape}")
+    assert_gradient_of_each(loss, leaves, images)
 
 
 # What is said, and what is refused

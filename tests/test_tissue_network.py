@@ -31,7 +31,7 @@ from cnn.stains import combine_stains, relative_stains, separate_stains
 from cnn.step import State as TrainingState
 from cnn.step import make_step
 from cnn.training import make_predictor, train
-from tests.checkers import assert_equal_arrays, assert_gradient
+from tests.checkers import assert_equal_arrays, assert_gradient_of_each
 
 KEY = jax.random.key(0)
 IMAGES = jnp.array([1.0, 2.0, 3.0, 6.0]).reshape(2, 1, 2, 1)  # mean 3, variance 3.5
@@ -229,12 +229,4 @@ def test_the_gradient_through_norms_and_attention_is_that_of_differences_too(flo
         network = nnx.merge(graph, jax.tree.unflatten(structure, leaves), statistics, copy=True)
         return cross_entropy(network(images, key=key), labels).mean()
 
-    d_leaves, d_images = jax.jit(jax.grad(loss, argnums=(0, 1)))(leaves, jnp.asarray(images))
-    assert_gradient(d_images, lambda at: loss(leaves, at), images, "the network by its images")
-    for i, leaf in enumerate(leaves):
-        assert np.any(d_leaves[i] != 0), f"the parameters of shape {leaf.shape} are cut off"
-
-        def by_leaf(at, i=i):
-            return loss([*leaves[:i], jnp.asarray(at), *leaves[i + 1 :]], images)
-
-        assert_gradient(d_leaves[i], by_leaf, np.asarray(leaf), f"parameter {i}, {leaf.shape}")
+    assert_gradient_of_each(loss, leaves, images)
