@@ -188,8 +188,11 @@ def test_each_stain_is_scaled_and_moved_by_itself_within_its_limits(options, mos
     assert np.abs(apart).max() < 0.25, "two of the six are drawn from the same random number"
 
 
-def test_down_then_wider_then_across_is_the_whole_blur():
-    keys, images = jax.random.split(jax.random.key(4), 2), np.stack([noise(9, 11), noise(9, 11, seed=1)])
-    got = appearance.compiled_blur(max_sigma=1.5)(images, keys)
-    one_by_one = [appearance.random_blur(key, image, max_sigma=1.5) for key, image in zip(keys, images)]
-    assert_equal_arrays(got, np.stack(one_by_one), "in three programs", atol=1e-6)
+@pytest.mark.parametrize("max_sigma", [0.4, 1.5, 2.0], ids=["3 weights", "9 weights", "13 weights, in more programs"])
+@pytest.mark.parametrize("width", [3, 11], ids=["narrower than the mirror", "wide"])
+def test_down_then_wider_then_across_is_the_whole_blur(max_sigma, width):
+    keys, images = jax.random.split(jax.random.key(4), 2), np.stack([noise(9, width), noise(9, width, seed=1)])
+    blur = appearance.compiled_blur(max_sigma=max_sigma)
+    one_by_one = [appearance.random_blur(key, image, max_sigma=max_sigma) for key, image in zip(keys, images)]
+    assert_equal_arrays(blur(images, keys), np.stack(one_by_one), "in several programs", atol=1e-6)
+    assert_equal_arrays(jax.jit(blur)(images, keys), np.stack(one_by_one), "in a larger program", atol=1e-6)

@@ -96,6 +96,15 @@ def test_relu_does_not_hide_nan():
     assert got[1:].tolist() == [0, np.inf]
 
 
+def test_the_way_back_through_a_relu_needs_its_output_alone():
+    #   where the output is above 0 (or NaN, which must not be hidden on the way back either), so was the input
+    inputs, upstream = array([-2, -0.0, 0, 3, np.nan, np.inf]), array([1, 2, 4, 8, 16, 32])
+    outputs, back = jax.vjp(relu, inputs)
+    assert back(upstream)[0].tolist() == [0, 0, 0, 8, 16, 32]
+    (kept,) = jax.tree.leaves(back)
+    assert np.array_equal(kept, outputs, equal_nan=True)
+
+
 # Flatten
 
 

@@ -35,7 +35,7 @@ class Entry(NamedTuple):
 KEEP = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}
 PEERS = {
     "cnn": Entry("ours", ("step", "forward", "move", "move_and_blur", "epoch")),
-    "JAX, the first way": Entry("obvious", ("step", "forward")),
+    "the obvious JAX": Entry("obvious", ("step", "forward")),
     "Flax layers": Entry("flax_layers", ("step", "forward")),
     "Keras on TensorFlow": Entry(
         "keras_layers", ("step", "forward", "move", "epoch"), KEEP | {"KERAS_BACKEND": "tensorflow"}
