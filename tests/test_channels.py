@@ -18,11 +18,12 @@ def test_each_channel_is_summed_over_all_images_rows_and_columns():
     assert sum_of_channels(images).tolist() == [10.0, 100.0]
 
 
-def test_a_long_sum_keeps_six_digits_of_which_one_by_one_three_would_be_left():
+def test_a_long_sum_keeps_five_digits_of_which_one_by_one_three_would_be_left():
     # 8 * 128 * 128 = 131,072 times 0.1 is 13,107.2. One by one, a sum above 8,192 moves in steps of 2^-10: of 0.1,
-    # which is 102.4 of them, 102 are added, and the end is 13,093.6
+    # which is 102.4 of them, 102 are added, and the end is 13,093.6. (In which order the second step adds is the
+    # processor's: 13,107.20 with vectors of 256 bits, 13,107.07 with those of 512.)
     images = np.full((8, 128, 128, 1), 0.1, np.float32)
-    assert_equal_arrays(jax.jit(sum_of_channels)(images), [13107.2], "the sum", rtol=1e-6)
+    assert_equal_arrays(jax.jit(sum_of_channels)(images), [13107.2], "the sum", rtol=2e-5)
     assert np.cumsum(images.ravel(), dtype=np.float32)[-1] < 13100
 
 
