@@ -92,10 +92,9 @@ def compiled_blur(*, max_sigma: float = 1.0) -> Callable[[jax.Array, jax.Array],
     def down_and_wider(images: jax.Array, keys: jax.Array) -> jax.Array:
         return wider(down(images, keys))
 
-    alone = jax.jit(down_and_wider, compiler_options=FETCHING)
     if radius > 5:
         down, wider = jax.jit(down), jax.jit(wider)
-        alone = down_and_wider
+    alone = down_and_wider if radius > 5 else jax.jit(down_and_wider, compiler_options=FETCHING)
 
     def blurred(images: jax.Array, keys: jax.Array) -> jax.Array:
         within = isinstance(images, jax.core.Tracer)  # a larger program, which then decides how it is compiled

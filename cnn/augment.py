@@ -98,7 +98,7 @@ def compiled(augmentation: Augmentation) -> Augmentation:
     On a processor, what `compose` put together becomes a program for each part, and some parts several; flips beside an
     affine map become one map with it. In one program XLA joins the parts into a single loop over the result's pixels,
     and computes, for each of them, all that the earlier parts make of every pixel that the later ones look at. 32
-    images of 240 x 320, two flips, an affine map and a blur: 189 ms as one program, 26 as six (two cores).
+    images of 240 x 320, two flips, an affine map and a blur: 189 ms as one program, 26 as several (two cores).
     """
     composed = hasattr(augmentation, "parts")
     groups = _together(augmentation.parts if composed else (augmentation,))
