@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cnn.resampling import FETCHING
+from cnn.resampling import compiled_for_fetching
 from cnn.stains import as_light, combine_stains, separate_stains
 
 # ---------------------------------------------------------------------------------------------------------------- blur
@@ -94,13 +94,8 @@ def compiled_blur(*, max_sigma: float = 1.0) -> Callable[[jax.Array, jax.Array],
 
     if radius > 5:
         down, wider = jax.jit(down), jax.jit(wider)
-    alone = down_and_wider if radius > 5 else jax.jit(down_and_wider, compiler_options=FETCHING)
-
-    def blurred(images: jax.Array, keys: jax.Array) -> jax.Array:
-        within = isinstance(images, jax.core.Tracer)  # a larger program, which then decides how it is compiled
-        return across((down_and_wider if within else alone)(images, keys), keys)
-
-    return blurred
+    first = down_and_wider if radius > 5 else compiled_for_fetching(down_and_wider)
+    return lambda images, keys: across(first(images, keys), keys)
 
 
 # ---------------------------------------------------------------------------------------------- brightness and contrast

@@ -17,7 +17,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from cnn.errors import ShapeError
-from cnn.resampling import FETCHING, Sources, affine, chained, look, mirror, rotation, shear, shift, sources, zoom
+from cnn.resampling import (
+    Sources,
+    affine,
+    chained,
+    compiled_for_fetching,
+    look,
+    mirror,
+    rotation,
+    shear,
+    shift,
+    sources,
+    zoom,
+)
 
 
 def _between(key: jax.Array, limit: float) -> jax.Array:
@@ -165,11 +177,5 @@ def compiled_map(*parts: Callable) -> Callable[..., jax.Array]:
 
         return jax.vmap(one)(*keys)
 
-    resample = partial(look, value=value)
-    alone = jax.jit(resample, compiler_options=FETCHING)
-
-    def resampled(images: jax.Array, *keys: jax.Array) -> jax.Array:
-        within = isinstance(images, jax.core.Tracer)  # a larger program, which then decides how it is compiled
-        return (resample if within else alone)(images, draw(images.shape[1:], *keys))
-
-    return resampled
+    resample = compiled_for_fetching(partial(look, value=value))
+    return lambda images, *keys: resample(images, draw(images.shape[1:], *keys))

@@ -7,6 +7,7 @@ maps are one: first `a`, then `b`, is `a @ b`, in this order, since it is `b`'s 
 
 import functools
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -60,6 +61,12 @@ def chained(*maps: jax.Array) -> jax.Array:
 FETCHING = None
 if "xla_cpu_disable_new_fusion_emitters" in os.environ.get("XLA_FLAGS", ""):
     FETCHING = {"xla_backend_extra_options": ""}  # none of them
+
+
+def compiled_for_fetching(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """`function(images, ...)`, compiled as FETCHING says; within a larger program, that one decides."""
+    alone = jax.jit(function, compiler_options=FETCHING)
+    return lambda images, *others: (function if isinstance(images, jax.core.Tracer) else alone)(images, *others)
 
 
 class Sources(NamedTuple):
