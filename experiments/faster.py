@@ -64,8 +64,9 @@ from experiments.peers.processes import PEERS, Entry
 #    may come first, and a quarter of the numbers is left for them, forward and backward.
 # 6. **The bias** (`cnn/channels.py`). Its gradient is a sum over three axes, which XLA takes by a detour and on one
 #    core. Two sums, over the batch and then over places, take a quarter of the time.
-# 7. **Three channels** (`cnn/fast_convolution.py`). A processor multiplies eight or sixteen numbers at once; a red, a
-#    green and a blue one leave most of that idle. Four neighbouring pixels as one, of twelve channels, fill it.
+# 7. **Three channels** (`cnn/convolution.py`). A convolution is a product of matrices, and XLA's routine gathers the
+#    patches for it number by number if a pixel has three. To copy their lines beforehand, and multiply once, takes half
+#    the time.
 # 8. **The cache** (`cnn/network.py`). After the first convolution a batch is 76 MB, and every layer fetches it from
 #    memory. An eighth of the batch at a time stays in the processor's cache from layer to layer.
 
@@ -78,7 +79,7 @@ CURES = {  # as `peers/rungs.py` calls them
     "pool": "a pool by slices, with its own gradient",
     "order": "the pool before bias and ReLU",
     "bias": "a bias's gradient in two sums",
-    "four": "three channels: four places at a time",
+    "patches": "three channels: patches are copied line by line",
     "parts": "the batch in eight parts",
 }
 OURS = "this project's training step"

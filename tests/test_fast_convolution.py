@@ -5,6 +5,8 @@ held against those loops, against jax's own differentiation, and against differe
 Next: test_channels.py.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +15,7 @@ from hypothesis import given
 
 from cnn.convolution import convolve_lax, convolve_loops, convolve_loops_gradient
 from cnn.errors import ShapeError
-from cnn.fast_convolution import (
-    convolve,
-    convolve_by_four,
-    fold,
-    image_gradient,
-    kernel_gradient,
-)
+from cnn.fast_convolution import convolve, fold, image_gradient, kernel_gradient
 from tests.checkers import assert_equal_arrays, assert_gradient
 from tests.test_convolution import IMAGE, KERNEL, convolutions, drawn, kernel_of, noise, picture
 
@@ -157,11 +153,8 @@ def test_inside_a_scan_and_a_batch_of_batches_the_gradient_is_the_same():
 
 
 def test_the_backward_pass_lays_its_operands_out_before_the_compiler_may_fold_them():
-    program = str(
-        jax.make_jaxpr(jax.grad(loss_of(convolve), argnums=(0, 1)), static_argnums=(3, 4))(
-            noise(1, 4, 4, 2), noise(3, 3, 2, 3), noise(1, 2, 2, 3), 1, "VALID"
-        )
-    )
+    back = jax.make_jaxpr(jax.grad(loss_of(convolve), argnums=(0, 1)), static_argnums=(3, 4))
+    program = str(back(noise(1, 4, 4, 8), noise(3, 3, 8, 3), noise(1, 2, 2, 3), 1, "VALID"))
     assert program.count("optimization_barrier") == 2, "one before each of the two convolutions that go back"
     assert program.count("conv_general_dilated[") == 2 + 1, "one forward, two back"
 
@@ -203,7 +196,7 @@ def test_shapes_that_do_not_fit_are_told_before_anything_is_computed():
 # Folding
 
 
-@pytest.mark.parametrize(("channels", "stride"), [(8, 1), (3, 1), (1, 2)], ids=["plain", "by four", "folded"])
+@pytest.mark.parametrize(("channels", "stride"), [(8, 1), (3, 1), (1, 2)], ids=["plain", "patches", "folded"])
 def test_an_empty_batch_is_a_batch_and_gives_the_kernel_no_gradient(channels, stride):
     images, kernel = jnp.zeros((0, 6, 6, channels)), jnp.ones((2, 2, channels, 5))
     result, back = jax.vjp(lambda images, kernel: convolve(images, kernel, stride), images, kernel)
@@ -224,6 +217,12 @@ def test_folding_lays_the_pixels_that_are_stepped_over_into_channels():
     ]
 
 
+def is_folded(images, kernel, stride, padding) -> bool:
+    """Whether going back, the upstream gradient need not be spread as far as the stride."""
+    program = jax.make_jaxpr(jax.grad(lambda k: convolve(images, k, stride, padding).sum()))(kernel)
+    return set(re.findall(r"rhs_dilation=(\(\d+, \d+\))", str(program))) == {"(1, 1)"}
+
+
 @pytest.mark.parametrize(
     ("size", "window", "stride", "padding", "channels"),
     [
@@ -238,8 +237,7 @@ def test_a_folded_convolution_and_its_gradient_are_those_of_the_loops(size, wind
     images, kernel = (noise(*shape, dtype=np.float64) for shape in ((2, *size, channels), (*window, channels, 5)))
     want = convolve_loops(images, kernel, stride, padding)
     upstream = noise(*want.shape, dtype=np.float64)
-    text = str(jax.make_jaxpr(lambda x, k: convolve(x, k, stride, padding))(images, kernel))
-    assert "window_strides=(1, 1)" in text, "it was not folded"
+    assert is_folded(images, kernel, stride, padding)
     assert_equal_arrays(convolve(jnp.asarray(images), jnp.asarray(kernel), stride, padding), want, "folded", rtol=1e-9)
     got = fast_gradient(images, kernel, upstream, stride, padding)
     for found, wanted, what in zip(got, convolve_loops_gradient(images, kernel, upstream, stride, padding), "xk"):
@@ -247,34 +245,55 @@ def test_a_folded_convolution_and_its_gradient_are_those_of_the_loops(size, wind
 
 
 def test_what_would_not_gain_is_not_folded():
-    def strides(channels, window, stride):
-        shapes = (jnp.ones((1, 12, 12, channels)), jnp.ones((window, window, channels, 2)))
-        text = str(jax.make_jaxpr(lambda x, k: convolve(x, k, stride))(*shapes))
-        return f"window_strides=({stride}, {stride})" in text
+    def folded(channels, window):
+        return is_folded(noise(1, 12, 12, channels), noise(window, window, channels, 2), 2, "VALID")
 
-    assert strides(32, 4, 2), "many channels"
-    assert strides(1, 3, 2), "a kernel that is no multiple of the stride"
-    assert not strides(4, 4, 2)
+    assert not folded(32, 4), "many channels"
+    assert not folded(1, 3), "a kernel that is no multiple of the stride"
+    assert folded(4, 4)
 
 
-# Four places at a time
+# Few channels: patches are copied, and multiplied as one matrix
 
 
-def test_four_places_at_a_time_by_hand():
-    #   2 3 5 7, kernel 10 1: blocks (2 3) (5 7) and one of padding; a place that begins at a block's second pixel
-    #   reaches into the next: 2*10 + 3, 3*10 + 5, 5*10 + 7
-    got = convolve_by_four(picture([[2, 3, 5, 7]]), kernel_of([[10, 1]]), ((0, 0), (0, 0)), (1, 3))
-    assert got.ravel().tolist() == [23, 35, 57]
+def is_one_product(images, kernel) -> bool:
+    program = str(jax.make_jaxpr(convolve)(images, kernel))
+    return "dot_general" in program and "conv_general_dilated" not in program
 
 
 @pytest.mark.parametrize(
-    ("image_shape", "kernel_shape", "padding"),
-    [((2, 7, 8, 3), (3, 3, 3, 5), 0), ((1, 6, 9, 1), (2, 5, 1, 3), ((1, 0), (2, 3))), ((3, 4, 4, 4), (4, 2, 4, 1), 1)],
-    ids=["odd height", "unlike sides", "even kernel"],
+    ("image_shape", "kernel_shape", "stride", "padding"),
+    [
+        ((2, 7, 8, 3), (3, 3, 3, 5), 1, 0),
+        ((1, 6, 9, 1), (2, 5, 1, 3), 1, ((1, 0), (2, 3))),
+        ((3, 4, 4, 4), (4, 2, 4, 1), 1, 1),
+        ((2, 9, 8, 3), (3, 3, 3, 4), 2, "SAME"),
+    ],
+    ids=["odd height", "unlike sides", "even kernel", "stride"],
 )
-def test_four_places_at_a_time_give_the_sum_of_the_loops(image_shape, kernel_shape, padding):
+def test_patches_as_one_product_give_the_sums_and_gradients_of_the_loops(image_shape, kernel_shape, stride, padding):
     images, kernel = noise(*image_shape), noise(*kernel_shape)
-    want = convolve_loops(images, kernel, 1, padding)
-    sides = padding if isinstance(padding, tuple) else ((padding, padding),) * 2
-    assert_equal_arrays(convolve_by_four(images, kernel, sides, want.shape[1:3]), want, "by four", atol=1e-5)
-    assert_equal_arrays(convolve(images, kernel, 1, padding), want, "as the layers call it", atol=1e-5)
+    want = convolve_loops(images, kernel, stride, padding)
+    upstream = noise(*want.shape)
+    assert is_one_product(images, kernel)
+    assert_equal_arrays(convolve(images, kernel, stride, padding), want, "one product", atol=1e-5)
+    got = fast_gradient(images, kernel, upstream, stride, padding)
+    for found, wanted, what in zip(got, convolve_loops_gradient(images, kernel, upstream, stride, padding), "xk"):
+        assert_equal_arrays(found, wanted, f"gradient by {what}", atol=1e-4)
+
+
+def test_patches_that_are_long_or_one_line_high_are_not_copied():
+    images = jnp.ones((1, 12, 12, 3))
+    assert is_one_product(images, jnp.ones((5, 5, 3, 2)))
+    assert not is_one_product(images, jnp.ones((6, 5, 3, 2))), "90 numbers a patch"
+    assert not is_one_product(images, jnp.ones((1, 5, 3, 2))), "one line"
+    assert not is_one_product(jnp.ones((1, 12, 12, 8)), jnp.ones((2, 2, 8, 2))), "eight channels"
+
+
+def test_a_pixel_that_is_not_a_number_spoils_the_places_that_see_it_and_no_other():
+    images = noise(1, 6, 7, 3).copy()
+    images[0, 2, 3, 1] = np.nan
+    spoilt = np.isnan(convolve(images, noise(3, 3, 3, 2))).all(axis=-1)[0]
+    want = np.zeros((4, 5), bool)
+    want[0:3, 1:4] = True
+    assert np.array_equal(spoilt, want)

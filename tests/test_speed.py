@@ -1,6 +1,6 @@
 """What makes it fast, beside the plain way: the same numbers. (How fast: experiments/benchmark.py.)
 
-More of it: four places at a time (test_fast_convolution.py), a batch in parts (test_network.py), several devices
+More of it: patches as one product (test_fast_convolution.py), a batch in parts (test_network.py), several devices
 (test_devices.py). `experiments/faster.py` times the plain way with more and more of it.
 """
 
@@ -72,7 +72,7 @@ def features_and_gradients(rungs, cures: set, monkeypatch) -> list:
     return [features, *jax.tree.leaves(back(noise(*features.shape)))]
 
 
-@pytest.mark.parametrize("cure", ["gradients", "pool", "order", "bias", "four"])
+@pytest.mark.parametrize("cure", ["gradients", "pool", "order", "bias", "patches"])
 def test_a_cure_changes_the_program_and_not_the_numbers(rungs, cure, monkeypatch):
     plain = features_and_gradients(rungs, set(), monkeypatch)
     cured = features_and_gradients(rungs, {cure}, monkeypatch)

@@ -48,8 +48,8 @@ with_plain_gradients.defvjp(lambda images, kernel: (with_plain_gradients(images,
 
 
 def convolve(images, kernel):
-    """Without padding. The layers' own takes four places at a time where an image has few channels."""
-    if "four" in CURES:
+    """Without padding. The layers' own copies the patches beforehand where an image has few channels."""
+    if "patches" in CURES:
         return fast_convolution.convolve(images, kernel)
     return with_plain_gradients(images, kernel) if "gradients" in CURES else convolution.convolve_lax(images, kernel)
 
