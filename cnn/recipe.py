@@ -114,10 +114,12 @@ def compiled(recipe, classes: int, total: int) -> tuple[optax.GradientTransforma
         recipe: hashable.
         total: steps of a run.
     """
-    graph = nnx.graphdef(network(recipe, classes, jax.random.key(0)))
+    first = network(recipe, classes, jax.random.key(0))
+    graph = nnx.graphdef(first)
     tx = optimizer(recipe, total)
     predict = training.make_predictor(graph, recipe.use_batch, views=recipe.takes_any_size)
-    return tx, make_step(graph, tx, augmentation(recipe), dtype(recipe)), predict
+    step = make_step(graph, tx, augmentation(recipe), dtype(recipe), patient=first.in_parts)
+    return tx, step, predict
 
 
 def fit_and_ask(
