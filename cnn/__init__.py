@@ -28,8 +28,8 @@ if version("jaxlib").startswith(("0.10.", "0.11.")):
 
 # XLA has two ways to make machine code of a loop that joins several operations. By the older one the main job's step is
 # compiled after 2.5 s of two cores and not 4 (jaxlib 0.11: 3.2 and not 7.2), and takes 3 % longer. Code that fetches
-# pixels one by one would take seven times as long (`resampling.py`), and the step of a large network 4 % (`step.py`):
-# they ask for the newer one, as an option of `jax.jit`. XLA ignores extra options that it does not know.
+# pixels one by one would take seven times as long, and so asks for the newer one itself (`resampling.py`). XLA ignores
+# extra options that it does not know.
 _set_default("--xla_backend_extra_options", "xla_cpu_disable_new_fusion_emitters")
 
 # Compiled at the second of XLA's three levels, programs are as fast (measured for the steps, augmentations and

@@ -32,22 +32,13 @@ class Network(nnx.Module):
         and in 8 parts 141 (with the bias's gradient of `channels.py`). With a single convolution among these layers
         nothing is gained, and the program is longer to compile: such a network gets the batch whole.
         """
-        number, alone = len(self.layers), self._alone()
-        if parts > 1 and len(inputs) and self.in_parts:
+        number = len(self.layers)
+        alone = next((i for i, layer in enumerate(self.layers) if not isinstance(layer, _LOOK_AT_ONE_IMAGE)), number)
+        if parts > 1 and len(inputs) and sum(isinstance(layer, Convolution) for layer in self.layers[:alone]) > 1:
             edges = [len(inputs) * i // parts for i in range(parts + 1)]
             done = [self._apply(inputs[a:b], range(alone), key) for a, b in pairwise(edges) if a < b]
             return self._apply(jnp.concatenate(done), range(alone, number), key)
         return self._apply(inputs, range(number), key)
-
-    def _alone(self) -> int:
-        """How many of the first layers look at each image alone."""
-        others = (i for i, layer in enumerate(self.layers) if not isinstance(layer, _LOOK_AT_ONE_IMAGE))
-        return next(others, len(self.layers))
-
-    @property
-    def in_parts(self) -> bool:
-        """Whether the first layers take a batch in parts, if they are asked to."""
-        return sum(isinstance(layer, Convolution) for layer in self.layers[: self._alone()]) > 1
 
     def _apply(self, inputs: jax.Array, numbers: range, key: jax.Array | None) -> jax.Array:
         for i in numbers:

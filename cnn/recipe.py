@@ -114,12 +114,10 @@ def compiled(recipe, classes: int, total: int) -> tuple[optax.GradientTransforma
         recipe: hashable.
         total: steps of a run.
     """
-    first = network(recipe, classes, jax.random.key(0))
-    graph = nnx.graphdef(first)
+    graph = nnx.graphdef(network(recipe, classes, jax.random.key(0)))
     tx = optimizer(recipe, total)
     predict = training.make_predictor(graph, recipe.use_batch, views=recipe.takes_any_size)
-    step = make_step(graph, tx, augmentation(recipe), dtype(recipe), patient=first.in_parts)
-    return tx, step, predict
+    return tx, make_step(graph, tx, augmentation(recipe), dtype(recipe)), predict
 
 
 def fit_and_ask(

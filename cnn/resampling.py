@@ -56,19 +56,16 @@ def chained(*maps: jax.Array) -> jax.Array:
 
 # ------------------------------------------------------------------------------------------------------------ sampling
 
-# For `jax.jit`, so that a program is made by the newer of XLA's ways where `__init__.py` has chosen the older
-# for the rest.
-NEWER_WAY = None
+# How XLA is to compile what fetches pixels one by one, where `__init__.py` has chosen the older of its ways for the
+# rest: 32 images of 240 x 320 take 11 ms so, and 74 the older way.
+FETCHING = None
 if "xla_cpu_disable_new_fusion_emitters" in os.environ.get("XLA_FLAGS", ""):
-    NEWER_WAY = {"xla_backend_extra_options": ""}  # none of them
+    FETCHING = {"xla_backend_extra_options": ""}  # none of them
 
 
 def compiled_for_fetching(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """`function(images, ...)`, which fetches pixels one by one, compiled the newer way: 11 ms for 74 the older way.
-
-    (32 images of 240 x 320. Within a larger program, that one decides.)
-    """
-    alone = jax.jit(function, compiler_options=NEWER_WAY)
+    """`function(images, ...)`, compiled as FETCHING says; within a larger program, that one decides."""
+    alone = jax.jit(function, compiler_options=FETCHING)
     return lambda images, *others: (function if isinstance(images, jax.core.Tracer) else alone)(images, *others)
 
 

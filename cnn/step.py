@@ -16,7 +16,6 @@ from jax import lax
 
 from cnn.augment import Augmentation, compiled
 from cnn.loss import cross_entropy, probabilities
-from cnn.resampling import NEWER_WAY
 
 SMALL = 1 << 16  # numbers: a gradient of fewer is looked at, whether it is sound, together with others
 
@@ -66,8 +65,6 @@ def make_step(
     optimizer: optax.GradientTransformation,
     augmentation: Augmentation,
     dtype: jnp.dtype = jnp.float32,
-    *,
-    patient: bool = False,
 ) -> Callable:
     """Compiles one training step: (state, key, images, labels, weights) -> (state, (loss, correct)).
 
@@ -84,12 +81,7 @@ def make_step(
     several times as fast, and half as many bytes move; the parameters, what Adam keeps of the gradients, and the loss
     stay float32 (Micikevicius et al., "Mixed precision training", ICLR 2018; bfloat16 has the range of float32, so no
     loss scaling is needed).
-
-    `patient` has a processor's program made by the newer of XLA's ways (see `__init__.py`), which is better at putting
-    axes into another order: the step of the network of 2017 takes 4 % less so, and is compiled half a second later. To
-    a network that does not go in parts (`Network.in_parts`) it brings less, and costs more.
     """
-    options = NEWER_WAY if patient and jax.default_backend() == "cpu" else None
 
     def loss_of(learned: nnx.State, statistics: nnx.State, key, light, labels, weights):
         learned, light = jax.tree.map(lambda a: a.astype(dtype), (learned, light))
@@ -103,12 +95,13 @@ def make_step(
     augment, keys_for = compiled(augmentation), jax.jit(jax.random.split)
 
     def step(state: State, key, images, labels, weights):
-        return apply(learn_alone, state, keys_for(key), images, labels, weights)
+        return apply(state, keys_for(key), images, labels, weights)
 
-    def apply(learn: Callable, state: State, keys, images, labels, weights):
+    def apply(state: State, keys, images, labels, weights):
         augment_key, dropout_key = keys
         return learn(state, dropout_key, augment(augment_key, images), labels, weights)
 
+    @partial(jax.jit, donate_argnums=0)
     def learn(state: State, dropout_key, light, labels, weights):
         learned, statistics = nnx.split_state(state.parameters, nnx.Param, nnx.BatchStat)
         gradients, (statistics, sums) = jax.grad(loss_of, has_aux=True)(
@@ -126,17 +119,15 @@ def make_step(
         parameters = nnx.merge_state(optax.apply_updates(learned, updates), statistics)
         return State(parameters, optimizer_state), sums
 
-    learn_alone = jax.jit(learn, donate_argnums=0, compiler_options=options)
-
-    @partial(jax.jit, donate_argnums=0, compiler_options=options)
+    @partial(jax.jit, donate_argnums=0)
     def many(state: State, key, first, images, labels, chosen, weights):
         def one(state: State, of_the_step):
             keys, chosen, weights = of_the_step
-            return apply(learn, state, keys, images[chosen], labels[chosen], weights)
+            return apply(state, keys, images[chosen], labels[chosen], weights)
 
         # The keys of all steps at once: a program that draws one takes a GPU as long as one that draws many.
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(len(chosen)))
         return lax.scan(one, state, (jax.vmap(jax.random.split)(keys), chosen, weights))
 
-    step.learn, step.many = learn_alone, many
+    step.learn, step.many = learn, many
     return step

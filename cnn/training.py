@@ -179,7 +179,7 @@ def train(
     layout = share_batch(batch)
     whole = None if debug_nans or at_once == 1 else on_device(images, labels, layout, always=bool(at_once))
     graph, parameters = nnx.split(network)  # while the images are still on their way to the device
-    step = step or make_step(graph, optimizer, augmentation, dtype, patient=network.in_parts)
+    step = step or make_step(graph, optimizer, augmentation, dtype)
     predict = None if validation is None else make_predictor(graph, use_batch or batch)
     start = start or Point(0, initial_state(parameters, optimizer), [])
     done, state, sums, seconds = start.step, start.state, list(start.sums), start.seconds

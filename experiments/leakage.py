@@ -142,7 +142,7 @@ def compiled(settings: Settings, classes: int) -> tuple:
     """The optimizer, the training step and the predictor: compiled once for all networks of a process."""
     graph = nnx.graphdef(fresh_network(settings, classes))
     optimizer = make_optimizer(settings.epochs * -(-settings.per_epoch // settings.batch), as_keras=True)
-    step = make_step(graph, optimizer, augment.named("none"), patient=True)
+    step = make_step(graph, optimizer, augment.named("none"))
     return optimizer, step, training.make_predictor(graph, settings.batch)
 
 

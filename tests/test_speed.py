@@ -125,13 +125,13 @@ def test_all_steps_compute_the_same_and_the_last_is_as_fast_as_ours(tmp_path):
 # Fetching pixels, and the rest
 
 
-@pytest.mark.skipif(not resampling.NEWER_WAY or jax.default_backend() != "cpu", reason="the settings are the user's")
+@pytest.mark.skipif(not resampling.FETCHING or jax.default_backend() != "cpu", reason="the settings are the user's")
 def test_fetching_pixels_is_compiled_another_way_than_the_rest_and_is_faster_by_it():
     images = jnp.asarray(noise(8, 120, 160, 3))
     turn = resampling.sources(resampling.rotation(20.0), (120, 160), fill="reflect")
     there = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (8, *leaf.shape)), turn)
     seconds, results = [], []
-    for options in (resampling.NEWER_WAY, None):
+    for options in (resampling.FETCHING, None):
         program = jax.jit(resampling.look, compiler_options=options)
         results.append(program(images, there).block_until_ready())
         times = []

@@ -49,24 +49,6 @@ def test_two_steps_on_paper():
     assert (float(loss), int(correct)) == (pytest.approx(math.log(1 + math.exp(-1.02))), 1)
 
 
-# Compiled with patience
-
-
-def test_the_networks_that_go_in_parts_are_compiled_with_patience_and_learn_the_same():
-    def learnt(patient: bool):
-        step = make_step(nnx.graphdef(network), optax.sgd(0.1), named("none"), patient=patient)
-        state = initial_state(nnx.state(network), optax.sgd(0.1))
-        return step(state, jax.random.key(0), images, np.array([0, 1, 1], np.int32), np.ones(3, np.float32))
-
-    networks = {name: model((40, 48, 3), 2, key=jax.random.key(0)) for name, model in models.MODELS.items()}
-    assert {name for name, network in networks.items() if network.in_parts} == {"seed", "wbc", "spanhol"}
-    network, images = networks["seed"], np.random.default_rng(0).integers(0, 256, (3, 40, 48, 3), np.uint8)
-    (hasty, hasty_sums), (patient, sums) = learnt(False), learnt(True)
-    assert_equal_arrays(jnp.stack(sums), jnp.stack(hasty_sums), "loss and correct", rtol=1e-5)
-    for name, array in named_arrays(patient.parameters).items():
-        assert_equal_arrays(array, named_arrays(hasty.parameters)[name], name, atol=1e-5)
-
-
 # In bfloat16
 
 

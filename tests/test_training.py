@@ -159,7 +159,7 @@ def recorded() -> dict:
     seen["before"] = bytes_of(nnx.state(seen["network"], nnx.Param))
 
     def remember(make):
-        return lambda *a, **named: seen["functions"].append(make(*a, **named)) or seen["functions"][-1]
+        return lambda *arguments: seen["functions"].append(make(*arguments)) or seen["functions"][-1]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "make_step", remember(make_step))

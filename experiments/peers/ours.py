@@ -70,7 +70,7 @@ class Peer:
         self.network = network_of(inputs["weights"])
         self.graph, self.parameters = nnx.split(self.network)
         optimizer = optax.adam(LEARNING_RATE)
-        self.train_step = make_step(self.graph, optimizer, compose(), DTYPE, patient=self.network.in_parts)
+        self.train_step = make_step(self.graph, optimizer, compose(), DTYPE)
         self.state = initial_state(self.parameters, optimizer)
         self.batch = inputs["images"], inputs["labels"], jnp.ones(BATCH)
         self.whole = on_device(*self.batch[:2], None, always=False)  # as `training.train` asks
@@ -80,7 +80,7 @@ class Peer:
         if DEVICE == "gpu":
             self.images, self.large = jax.device_put((self.images, self.large))
         self.optimizer = optimizer
-        self.epoch_step = make_step(self.graph, optimizer, MOVE, DTYPE, patient=self.network.in_parts)
+        self.epoch_step = make_step(self.graph, optimizer, MOVE, DTYPE)
 
     def loss_and_gradients(self):
         """See `experiments/peers/__init__.py`."""
