@@ -5,7 +5,7 @@ pixel of every window at once. A 2 x 2 pool is thus four slices, which XLA fuses
 windows: 32 x 32 are 1,024 slices, and take seven seconds to compile. For a whole image there is `global_average_pool`.
 """
 
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -90,13 +90,13 @@ def _largest_and_which(padded, window, stride, out, size):
     A number of one byte a window is handed on, not the four pixels: 5 MB in place of 76 for the first pool of the
     network of 2017 (batch 32). (Where both ways are one program, XLA may rather keep the pixels, and compare again.)
     """
-    largest, which = None, None
-    for number, pixel in enumerate(_slices(padded, window, stride, out)):
-        if largest is None:
-            largest, which = pixel, jnp.zeros(pixel.shape, jnp.int8 if window[0] * window[1] < 128 else jnp.int32)
-        else:
-            wins = ~((largest >= pixel) | (largest != largest))  # the last: `largest` is NaN, and stays
-            largest, which = jnp.where(wins, pixel, largest), jnp.where(wins, number, which)
+    pixels = list(_slices(padded, window, stride, out))
+    largest = reduce(jnp.maximum, pixels)  # of a NaN and a number, NaN
+    numbers = jnp.int8 if len(pixels) < 128 else jnp.int32
+    which = jnp.full(largest.shape, len(pixels) - 1, numbers)
+    for number in reversed(range(len(pixels) - 1)):  # so that the first of equal ones has the last word
+        wins = (pixels[number] == largest) | jnp.isnan(pixels[number])
+        which = jnp.where(wins, numbers(number), which)
     return largest, which
 
 

@@ -58,8 +58,7 @@ from experiments.peers.processes import PEERS, Entry
 #    to the system after each step, and gets them again page by page, each filled with zeros first. It can be told to
 #    keep them. (That of Linux; elsewhere this changes nothing.)
 # 4. **The pool** (`cnn/pooling.py`). Backward, jax looks for the largest pixel of each window once more, window by
-#    window. Ours takes the four pixels of all windows at once, as four slices, and remembers in one byte a window which
-#    was the largest.
+#    window. Ours takes the four pixels of all windows at once, as four slices, and compares them in the same way.
 # 5. **The order** (`cnn/models.py`). Adding a bias, and ReLU, never make a smaller number the larger one. So the pool
 #    may come first, and a quarter of the numbers is left for them, forward and backward.
 # 6. **The bias** (`cnn/channels.py`). Its gradient is a sum over three axes, which XLA takes by a detour and on one

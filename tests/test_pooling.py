@@ -137,6 +137,12 @@ def test_of_equal_inputs_the_first_in_reading_order_gets_the_gradient_wholly(win
     assert got[0, :, :, 0].tolist() == (3 * np.array(winner)).tolist()
 
 
+@pytest.mark.parametrize("places", [127, 128, 129, 300])  # one byte with a sign holds up to 127
+def test_a_window_may_have_more_places_than_a_byte_can_number(places):
+    got = gradient("max", picture([range(2 * places)]), picture([[3, 5]]), (1, places))
+    assert got.ravel().tolist() == [0] * (places - 1) + [3] + [0] * (places - 1) + [5]
+
+
 def test_the_gradient_of_an_average_pool_is_shared_by_the_window():
     got = gradient("average", picture([[1, 5, 2, 0], [3, 4, 8, 7]]), picture([[10, 100]]))
     assert got[0, :, :, 0].tolist() == [[10 / 4, 10 / 4, 100 / 4, 100 / 4]] * 2
@@ -182,13 +188,8 @@ def pools(draw):
     side = [st.tuples(st.integers(0, w - 1), st.integers(0, w - 1)) for w in window]
     padding = draw(st.sampled_from(["VALID", "SAME"]) | st.tuples(*side))
     stride = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    return (
-        (draw(st.integers(1, 2)), height, width, draw(st.integers(1, 2))),
-        window,
-        stride,
-        padding,
-        draw(st.booleans()),
-    )
+    shape = draw(st.integers(1, 2)), height, width, draw(st.integers(1, 2))
+    return shape, window, stride, padding, draw(st.booleans())
 
 
 @pytest.mark.parametrize("name", POOLS)
