@@ -93,6 +93,8 @@ def _largest_and_which(padded, window, stride, out, size):
     pixels = list(_slices(padded, window, stride, out))
     largest = reduce(jnp.maximum, pixels)  # of a NaN and a number, NaN
     numbers = jnp.int8 if len(pixels) < 128 else jnp.int32
+    # Not "the larger one so far", pixel after pixel: each choice would use the one before three times, and XLA may
+    # write all that out. For one image of one channel, windows of 18 places took 12 s to compile, of 20 over 90 s.
     which = jnp.full(largest.shape, len(pixels) - 1, numbers)
     for number in reversed(range(len(pixels) - 1)):  # so that the first of equal ones has the last word
         wins = (pixels[number] == largest) | jnp.isnan(pixels[number])
