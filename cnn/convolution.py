@@ -8,7 +8,8 @@ image; at each place it is multiplied with the pixels under it, and the products
 That is what every deep-learning library calls a convolution. Signal processing calls it a cross-correlation: its own
 convolution flips the kernel in both directions first. For weights that are learned the flip makes no difference.
 
-The functions here are for reading and for checking one another. The layers call `fast_convolution.convolve`.
+The functions here are for reading and for checking one another. The layers call `fast_convolution.convolve`, which
+takes `convolve_im2col` from here where an image has few channels.
 """
 
 import jax

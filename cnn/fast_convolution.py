@@ -26,8 +26,8 @@ from cnn.convolution import convolve_im2col, fit
 from cnn.windows import Padding, Sides
 
 _PLAIN = ("NHWC", "HWIO", "NHWC")
-_FEW = 16  # channels after folding, at most: with more, a processor has enough to do at each place without it
-_SHORT = 80  # numbers in a patch, at most, that is copied
+_FOLDED = 16  # channels after folding, at most: with more, a processor has enough to do at each place without it
+_FEW, _SHORT = 4, 80  # channels, and numbers in a patch, at most, for patches to be copied
 _NONE = ((0, 0), (0, 0))
 
 
@@ -56,7 +56,7 @@ def convolve(images: jax.Array, kernel: jax.Array, stride=1, padding: Padding = 
     if jax.default_backend() != "cpu":  # what is done below is for processors
         return convolve_on_gpu(images, kernel, stride, sides)
     # Few channels, and a kernel made of whole blocks: a block's pixels can lie side by side, as channels.
-    if 1 < stride[0] * stride[1] <= _FEW / kernel.shape[2] and not any(w % s for w, s in zip(kernel.shape, stride)):
+    if 1 < stride[0] * stride[1] <= _FOLDED / kernel.shape[2] and not any(w % s for w, s in zip(kernel.shape, stride)):
         return _convolve(*fold(images, kernel, stride, sides, out), (1, 1), _NONE)
     return _convolve(images, kernel, stride, sides)
 
@@ -102,7 +102,7 @@ def fold(images: jax.Array, kernel: jax.Array, stride, sides: Sides, out) -> tup
 def _convolve(images: jax.Array, kernel: jax.Array, stride: tuple[int, int], sides: Sides) -> jax.Array:
     # A patch of few channels XLA's routine gathers number by number; to copy its lines beforehand takes less. (32 x 120
     # x 160 x 3 to 32 channels: 42 ms before, 17 so, on one core.) Longer patches are not worth the copy.
-    if kernel.shape[2] <= _FEW // 4 and kernel.shape[0] > 1 and math.prod(kernel.shape[:3]) <= _SHORT:
+    if kernel.shape[2] <= _FEW and kernel.shape[0] > 1 and math.prod(kernel.shape[:3]) <= _SHORT:
         return convolve_im2col(images, kernel, stride, sides)
     return lax.conv_general_dilated(images, kernel, stride, sides, dimension_numbers=_PLAIN)
 
